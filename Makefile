@@ -1,0 +1,72 @@
+# Needs Python 3.10 or later with pip; everything else is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# What is run here neither reads nor changes the user's own Jupyter and IPython settings.
+SCRATCH := $(CURDIR)/build/jupyter
+run test bench: export JUPYTER_CONFIG_DIR := $(SCRATCH)/config
+run test bench: export JUPYTER_DATA_DIR := $(SCRATCH)/data
+run test bench: export JUPYTER_RUNTIME_DIR := $(SCRATCH)/runtime
+run test bench: export IPYTHONDIR := $(SCRATCH)/ipython
+run test bench: export MPLCONFIGDIR := $(SCRATCH)/matplotlib
+
+.PHONY: help run lab test lint format bench wheel clean
+
+help:
+	@echo "make run      install, and execute notebooks/quickstart.ipynb in a sandbox"
+	@echo "make lab      open that notebook in JupyterLab"
+	@echo "make test     install, and run all tests"
+	@echo "make lint     ruff, mypy, import-linter;  make format  applies ruff's part"
+	@echo "make bench    compare the kernel with ipykernel"
+	@echo "make wheel    build the wheel into dist/"
+	@echo "make clean    remove $(VENV), build/ and dist/"
+	@echo "PYTHON=/usr/bin/python3.12 chooses the Python, VENV=folder the place of the virtual environment."
+
+run: $(VENV)/.with-lab
+	@mkdir -p "$(SCRATCH)"
+	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.kernel_name=sandbox \
+		--output-dir build --output quickstart notebooks/quickstart.ipynb
+	@echo "Executed. The notebook with its outputs is build/quickstart.ipynb."
+	@echo "To try it in JupyterLab:  make lab"
+
+# JupyterLab does not serve root unless it is told to.
+lab: $(VENV)/.with-lab
+	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
+
+test: $(VENV)/.with-test
+	@mkdir -p "$(SCRATCH)"
+	$(BIN)/python -m pytest -ra
+
+lint: $(VENV)/.with-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.with-dev
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(VENV)/.with-test
+	@mkdir -p "$(SCRATCH)"
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
+
+wheel: | $(BIN)/python
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist
+
+# Cells of root's kernels run as another user, who has to be able to read the environment: hence the umask.
+$(VENV)/.with-%: pyproject.toml kernel/sandbox_kernel/__init__.py $(wildcard kernelspec/sandbox/*) | $(BIN)/python
+	@echo "Installing into $(VENV), which takes a few minutes the first time ..."
+	@umask 022; $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# Some distributions package venv's copy of pip apart from Python; then the pip that is there puts one in.
+$(BIN)/python:
+	@umask 022; $(PYTHON) -m venv $(VENV) || { \
+		$(PYTHON) -m venv --clear --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check pip; \
+	} || { rm -rf $(VENV); echo "No virtual environment can be made: is there $(PYTHON), with venv or pip?"; exit 1; }

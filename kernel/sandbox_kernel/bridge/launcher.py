@@ -1,0 +1,176 @@
+"""Starts the ipykernel that runs the user's cells, with the few settings that ipykernel has no option for.
+
+Run by the bridge with the arguments ``READY_FD -f CONNECTION_FILE …``. One byte is written to READY_FD
+when the kernel's sockets are bound. Nothing here is visible to a cell but by its effects:
+
+* unflushed prints leave after `FLUSH_INTERVAL` (ipykernel: 0.2 s), and outputs that nobody takes block the cell that
+  makes them instead of filling its memory or being dropped;
+* requests that come while a cell is busy get the interpreter lock within `SWITCH_INTERVAL`;
+* no pause before a reply: replies and outputs travel to the front end in one ordered stream.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from typing import Any
+
+FLUSH_INTERVAL = 0.02
+SWITCH_INTERVAL = 0.0002
+MAX_UNSENT = 8 * 1024 * 1024
+"""Bytes of output that wait in this process before the cell that makes more has to wait."""
+QUEUED_MESSAGES = 50
+"""Messages that ZeroMQ keeps for a bridge that is slower than the cell."""
+
+
+def main() -> None:
+    """Start the kernel and serve until it is shut down."""
+    # Nothing is garbage while modules are imported, and looking for it takes a tenth of the start.
+    gc.disable()
+    ready_fd = int(sys.argv.pop(1))
+    os.set_inheritable(ready_fd, False)
+    from sandbox_kernel.bridge import stub
+
+    # What lies beside this file is no business of a cell's.
+    del sys.path[0]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox_kernel"]:
+        del sys.modules[name]
+
+    import ipykernel_launcher  # type: ignore[import-untyped]
+    from ipykernel import iostream, kernelapp
+
+    # Libraries look here to learn that they run in a kernel.
+    sys.argv[0] = ipykernel_launcher.__file__
+    bound_streams(iostream)
+
+    class Application(kernelapp.IPKernelApp):  # type: ignore[misc, unused-ignore]
+        """ipykernel's application with an output socket that waits instead of dropping."""
+
+        name = "ipython-kernel"
+
+        def init_iopub(self, context: Any) -> None:
+            import zmq
+
+            context.setsockopt(zmq.XPUB_NODROP, 1)
+            context.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES)
+            super().init_iopub(context)
+            context.sockopts.clear()
+
+    app = Application.instance()
+    # It ends with the bridge, also where no namespace ends it.
+    app.parent_handle = os.getppid()
+    app.initialize(sys.argv[1:])
+    stub.register(app.kernel.shell)
+    serve_beside_cells(app.kernel)
+    app.kernel.shell_handlers["sandbox_count_request"] = lambda *request: set_count(app.kernel, request[2])
+    # Made by its first user, which must be this thread: a request for a subshell may already be waiting.
+    getattr(getattr(app, "shell_channel_thread", None), "manager", None)
+    gc.enable()
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)
+    app.start()
+
+
+def bound_streams(iostream: Any) -> None:  # noqa: C901 - what is replaced in two classes, and shares its state
+    """Make streams and displays wait for the output thread when more than MAX_UNSENT bytes are unsent."""
+    stream, thread = iostream.OutStream, iostream.IOPubThread
+    stream.flush_interval = FLUSH_INTERVAL
+    write, flush, flush_now, send = stream.write, stream.flush, stream._flush, thread.send_multipart
+
+    def bounded_write(self: Any, string: str) -> Any:
+        count = write(self, string)
+        self.unsent = getattr(self, "unsent", 0) + len(string)
+        while self.unsent > MAX_UNSENT and in_main_process(self):
+            self.flush()
+        return count
+
+    def counted_flush(self: Any) -> None:
+        self.under_way = getattr(self, "unsent", 0) > 0
+        self.unsent = 0
+        flush_now(self)
+
+    def complete_flush(self: Any) -> None:
+        flush(self)
+        if getattr(self, "under_way", False) and in_main_process(self):
+            # ipykernel's ends when the text is in the output thread's queue; a cell that holds the interpreter lock
+            # for long, or that ends the process, must find it sent.
+            self.under_way = False
+            sent = threading.Event()
+            self.pub_thread.schedule(sent.set)
+            sent.wait(self.flush_timeout)
+
+    def in_main_process(self: Any) -> bool:
+        publisher = self.pub_thread
+        return bool(publisher and publisher.thread.is_alive() and publisher.thread is not threading.current_thread())
+
+    room = threading.Condition()
+    unsent = 0
+
+    def bounded_send(self: Any, msg: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal unsent
+        size = sum(len(part) for part in msg)
+        if self.thread is threading.current_thread() or not self.thread.is_alive() or size < 4096:
+            send(self, msg, *args, **kwargs)
+            return
+        with room:
+            while unsent > MAX_UNSENT and self.thread.is_alive():
+                room.wait(1)
+            unsent += size
+        send(self, msg, *args, **kwargs)
+
+        def sent() -> None:
+            nonlocal unsent
+            with room:
+                unsent -= size
+                room.notify_all()
+
+        self.schedule(sent)
+
+    stream.write, stream.flush, stream._flush = bounded_write, complete_flush, counted_flush
+    thread.send_multipart = bounded_send
+
+
+def serve_beside_cells(kernel: Any) -> None:
+    """Let the control thread have the interpreter lock quickly while it answers, however busy the cell is."""
+    kernel._execute_sleep = 0
+    dispatch = kernel.dispatch_control
+    completer = kernel.shell.Completer
+    warm = False
+
+    async def dispatch_quickly(msg: Any) -> None:
+        interval, use_jedi = sys.getswitchinterval(), completer.use_jedi
+        sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
+        # Cold, jedi takes seconds. Until it is warm IPython completes by what it finds in the namespace.
+        completer.use_jedi = use_jedi and warm
+        try:
+            await dispatch(msg)
+        finally:
+            completer.use_jedi = use_jedi
+            sys.setswitchinterval(interval)
+
+    async def warm_up(*_request: Any) -> None:
+        nonlocal warm
+        sys.setswitchinterval(0.005)
+        completer.use_jedi = True
+        for code in ("_", "sys."):
+            await kernel.do_complete(code, len(code))
+        warm = True
+
+    kernel.dispatch_control = dispatch_quickly
+    kernel.control_handlers["sandbox_warm_request"] = warm_up
+
+
+def set_count(kernel: Any, request: dict[str, Any]) -> None:
+    """Continue the numbering of cells, some of which were run outside; ``inputs`` are their texts."""
+    shell, content = kernel.shell, request["content"]
+    count, inputs = int(content["execution_count"]), [str(text) for text in content["inputs"]]
+    history = shell.history_manager
+    for name in ("input_hist_raw", "input_hist_parsed"):
+        texts = getattr(history, name)
+        del texts[count:]
+        texts.extend([""] * (count - len(texts)))
+        if inputs:
+            texts[count - len(inputs) :] = inputs
+    shell.execution_count = count

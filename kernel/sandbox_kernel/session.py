@@ -1,0 +1,541 @@
+"""One notebook's use of one sandbox: lazy start, states, retries, the link, and the inner kernel's lives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from traitlets import Float, Integer, Unicode, default
+from traitlets.config import Config
+from traitlets.config.configurable import Configurable
+
+from .errors import (
+    SandboxConnectionError,
+    SandboxError,
+    SandboxKernelError,
+    SandboxLostError,
+    SandboxTimeoutError,
+    SessionError,
+    StateError,
+)
+from .events import EventLog
+from .lifecycle import State, move
+from .link import envelope
+from .link.channel import LinkChannel
+from .link.protocol import Buffer, Link
+from .providers.base import Capabilities, Provider, Sandbox, SandboxSpec
+from .providers.registry import create_provider, provider_name
+from .recording import Recorder
+from .retry import Retry, RetryPolicy
+from .shell_command import ShellCommand
+
+CLOSE_TIMEOUT = 0.5
+"""Seconds that a closing session waits for what it does in the background."""
+AWAKE_AFTER = 0.05
+"""Seconds after a resume in which a signal may still find threads stopped."""
+MAX_DEATHS = 3
+"""Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What `%sandbox status` shows. Times in seconds since the epoch."""
+
+    state: State
+    provider: str
+    mode: str = "bridge"
+    isolation: str = ""
+    sandbox_id: str = ""
+    created: float | None = None
+    correlation_id: str = ""
+    python: str = ""
+    notebook: str = ""
+    error: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+class SessionListener(Protocol):
+    """Who is told what happens to the sandbox. Called on the event loop's thread."""
+
+    def on_message(self, parts: list[Buffer]) -> None:
+        """A message of the inner kernel's (see link/envelope.py)."""
+
+    def on_ready(self) -> None:
+        """A fresh inner kernel takes requests."""
+
+    def on_ended(self, error: SandboxKernelError) -> None:
+        """What was sent to the sandbox gets no answer any more, for the reason given; its variables are gone."""
+
+
+class SandboxSession(Configurable):
+    """Owns at most one sandbox at a time. Its methods are called on the event loop's thread."""
+
+    provider = Unicode(config=True, help="The provider that creates sandboxes. Environment: SANDBOX_KERNEL_PROVIDER.")
+    startup_timeout = Float(60.0, config=True, help="Seconds in which a sandbox must have started.")
+    execution_timeout = Float(
+        0.0, config=True, help="Seconds after which a cell is interrupted, then its kernel ended; 0 means never."
+    )
+    start_attempts = Integer(3, config=True, help="How often a start is tried when a try may help.")
+    retry_delay = Float(1.0, config=True, help="Seconds before the second attempt; doubles with each further one.")
+    retry_longest_delay = Float(10.0, config=True, help="Seconds between attempts at most.")
+    retry_jitter = Float(0.1, config=True, help="Fraction by which the delay varies at random.")
+
+    def __init__(
+        self,
+        listener: SessionListener,
+        *,
+        config: Config | None = None,
+        directory: Path | None = None,
+        log: EventLog | None = None,
+        provider: Provider | None = None,
+        recorder: Recorder | None = None,
+        sleep: Callable[[float], Any] = asyncio.sleep,
+    ) -> None:
+        super().__init__(config=config)
+        self._listener = listener
+        self.log = log or EventLog(config=config)
+        self._directory = directory or Path.cwd()
+        self._recorder = recorder
+        self._provider = provider or create_provider(self.provider, self.config)
+        policy = RetryPolicy(self.start_attempts, self.retry_delay, self.retry_longest_delay, self.retry_jitter)
+        self._retry = Retry(policy, sleep)
+        self._state = State.INACTIVE
+        self._sandbox: Sandbox | None = None
+        self._channel: LinkChannel | None = None
+        self._start: asyncio.Task[None] | None = None
+        self._moving = asyncio.Lock()
+        self._ready: asyncio.Event = asyncio.Event()
+        self._blocked = False
+        self._deaths = 0
+        self._created: float | None = None
+        self._correlation_id = ""
+        self._python = ""
+        self._error = ""
+        self._commands: dict[int, ShellCommand] = {}
+        self._command_numbers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_state: Callable[[State], None] = lambda state: None
+
+    @default("provider")
+    def _default_provider(self) -> str:
+        return provider_name(Config())
+
+    # ---- what it is
+
+    @property
+    def state(self) -> State:
+        """Where the session stands."""
+        return self._state
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this session's sandboxes can do."""
+        return self._provider.capabilities
+
+    def versions(self) -> tuple[str, str]:
+        """Return the versions of Python and IPython that cells see, as far as they are known before a start."""
+        try:
+            return self._python or self._provider.language_version(), self._provider.implementation_version()
+        except SandboxKernelError:
+            # The environment cannot be used; the first cell says why.
+            return self._python, ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether an inner kernel takes requests now."""
+        return self._state is State.ACTIVE and self._ready.is_set()
+
+    @property
+    def info(self) -> SessionInfo:
+        """A snapshot for people."""
+        sandbox = self._sandbox
+        return SessionInfo(
+            state=self._state,
+            provider=self._provider.name,
+            isolation=sandbox.isolation.value if sandbox else "",
+            sandbox_id=sandbox.sandbox_id if sandbox else "",
+            created=self._created if sandbox else None,
+            correlation_id=self._correlation_id,
+            python=self.versions()[0],
+            error=self._error,
+            details=sandbox.describe() if sandbox else {},
+        )
+
+    def __repr__(self) -> str:
+        info = self.info
+        sandbox = f" {info.sandbox_id}" if info.sandbox_id else ""
+        return f"<SandboxSession {info.provider}{sandbox}: {info.state.value}>"
+
+    def _move(self, state: State) -> None:
+        old = self._state
+        self._state = move(old, state)
+        self._event("state", old=old.value, new=state.value)
+        if self._sandbox is not None and state is not State.CLOSED:
+            self._record(lambda recorder, sandbox: recorder.state(sandbox, state.value))
+        self.on_state(state)
+
+    def _record(self, write: Callable[[Recorder, Sandbox], Any]) -> None:
+        if self._recorder is not None and self._sandbox is not None:
+            self._spawn(write(self._recorder, self._sandbox))
+
+    def _event(self, name: str, level: str = "info", **fields: object) -> None:
+        sandbox_id = self._sandbox.sandbox_id if self._sandbox else ""
+        self.log.write(
+            name,
+            level=level,
+            correlation_id=self._correlation_id,
+            provider=self._provider.name,
+            sandbox_id=sandbox_id,
+            **fields,
+        )
+
+    # ---- starting
+
+    def begin_start(self) -> asyncio.Task[None]:
+        """Start in the background unless that is under way or done. The task never raises: see `state`."""
+        if self._start is None or self._state in (State.INACTIVE, State.ERROR):
+            self._move(State.STARTING)
+            self._start = asyncio.create_task(self._run_start())
+        return self._start
+
+    async def start(self) -> None:
+        """Start, or wait for the start that is under way. Raises what made it fail."""
+        if self._state is State.PAUSED:
+            await self.resume()
+            return
+        # Not awaited as such: it is cancelled when the sandbox is given up, and that is told by the state.
+        await asyncio.wait([self.begin_start()])
+        if self._state is State.ERROR:
+            raise self._failure
+        if self._state is not State.ACTIVE:
+            raise StateError(f"the sandbox did not start: the session is {self._state.value}")
+
+    _failure: SandboxKernelError = SessionError("the sandbox could not be started")
+
+    async def _run_start(self) -> None:
+        self._correlation_id = f"sk-{uuid.uuid4().hex[:12]}"
+        self._error = ""
+        self._deaths = 0
+        began = time.monotonic()
+        self._event("start")
+        try:
+            self._sandbox = await self._retry.run(self._create, self._log_retry)
+            self._created = time.time()
+            correlation_id, outlives = self._correlation_id, self.capabilities.outlives_kernel
+            self._record(
+                lambda recorder, made: recorder.made(made, correlation_id=correlation_id, outlives_kernel=outlives)
+            )
+            await self._open_link(self._sandbox)
+            await asyncio.wait_for(self._ready.wait(), self.startup_timeout)
+        except asyncio.TimeoutError:
+            self._fail(
+                SandboxTimeoutError(
+                    f"The sandbox did not start within {self.startup_timeout:g} s; run the cell again, "
+                    "or raise SandboxSession.startup_timeout.",
+                    provider=self._provider.name,
+                    correlation_id=self._correlation_id,
+                )
+            )
+        except SandboxKernelError as exc:
+            self._fail(exc)
+        except Exception as exc:  # noqa: BLE001 - the edge: a provider's fault must become an error in the cell
+            self._fail(SessionError(f"The sandbox could not be started: {exc!r}. The log has more.", **self._ids()))
+        else:
+            self._event("started", seconds=round(time.monotonic() - began, 3))
+
+    async def _create(self) -> Sandbox:
+        return await self._provider.create(SandboxSpec(self._correlation_id, directory=self._directory))
+
+    def _log_retry(self, attempt: int, delay: float, error: SandboxError) -> None:
+        self._event("retry", "warning", attempt=attempt, delay=round(delay, 3), error=str(error))
+
+    async def _open_link(self, sandbox: Sandbox) -> None:
+        transport = await sandbox.open_link()
+        self._ready.clear()
+        channel = LinkChannel(Link(os.urandom(16)), self._on_message, lambda reason: self._on_lost(channel, reason))
+        self._channel = channel
+        channel.attach(transport)
+        if self._blocked:
+            channel.hold()
+
+    # ---- sending
+
+    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> None:
+        """Send a Jupyter message (see link/envelope.py). Only while `ready`, or paused with a resume under way."""
+        assert self._channel is not None
+        self._channel.send(parts, urgent=urgent)
+
+    def command(self, op: str, **fields: object) -> None:
+        """Send the bridge a command, past everything that waits."""
+        if self._channel is not None:
+            self._channel.send([envelope.COMMAND, json.dumps({"op": op, **fields}).encode()], urgent=True)
+
+    def set_count(self, execution_count: int, inputs: list[str]) -> None:
+        """Let the inner kernel go on counting at ``execution_count``; ``inputs`` were run elsewhere before it."""
+        fields = {"op": "count", "execution_count": execution_count, "inputs": inputs}
+        # In order with the cells, hence not urgent.
+        self.send([envelope.COMMAND, json.dumps(fields).encode()])
+
+    def interrupt(self) -> None:
+        """Interrupt what runs, variables kept. A paused sandbox goes on for it."""
+        self._event("interrupt", "debug")
+        if self._state is State.PAUSED:
+            self._spawn(self._resume_and_interrupt())
+        else:
+            self.command("interrupt")
+
+    async def _resume_and_interrupt(self) -> None:
+        # In this order: a signal that finds all threads stopped may be taken by one that does not wake the cell's.
+        await self.resume()
+        await asyncio.sleep(AWAKE_AFTER)
+        self.command("interrupt")
+
+    def hold(self, blocked: bool) -> None:
+        """Slow the sandbox down while the front ends take nothing."""
+        self._blocked = blocked
+        if self._channel is not None:
+            if blocked:
+                self._channel.hold()
+            else:
+                self._channel.release()
+
+    # ---- what the bridge says
+
+    def _on_message(self, parts: list[Buffer]) -> None:
+        if bytes(parts[0][:1]) == envelope.EVENT:
+            self._on_event(json.loads(bytes(parts[1])), parts[2])
+        else:
+            self._listener.on_message(parts)
+
+    def _on_event(self, event: dict[str, Any], data: Buffer) -> None:
+        match event["event"]:
+            case "ready":
+                self._on_ready(event)
+            case "died":
+                self._on_died(int(event["exit"]), str(event["stderr"]))
+            case "output" if event["id"] in self._commands:
+                self._commands[event["id"]].feed(bytes(data))
+            case "finished" if event["id"] in self._commands:
+                self._commands.pop(event["id"]).finish(int(event["exit"]))
+
+    def _on_ready(self, event: dict[str, Any]) -> None:
+        self._deaths = 0
+        self._python = str(event["python"])
+        self._ready.set()
+        self._event("kernel_ready", life=event["life"])
+        if self._state is State.STARTING:
+            self._move(State.ACTIVE)
+        self._listener.on_ready()
+
+    def _on_died(self, code: int, stderr: str) -> None:
+        was_ready = self._ready.is_set()
+        self._ready.clear()
+        self._deaths += 1
+        self._event("kernel_died", "error", exit=code, stderr=stderr)
+        self._spawn(self._bury(code, stderr, was_ready=was_ready))
+
+    async def _bury(self, code: int, stderr: str, *, was_ready: bool) -> None:
+        assert self._sandbox is not None
+        reason = await self._sandbox.kernel_death_reason(code) or _exit_reason(code)
+        if not was_ready and self._deaths >= MAX_DEATHS:
+            last = f" Its last words: {stderr.splitlines()[-1]}" if stderr else ""
+            self._fail(
+                SessionError(
+                    f"The sandbox's Python cannot start: {reason}.{last} `jupyter sandbox doctor` looks for the cause.",
+                    **self._ids(),
+                )
+            )
+            return
+        if was_ready:
+            self._listener.on_ended(
+                SandboxLostError(
+                    f"The sandbox's Python ended: {reason}. Its variables are gone; the next cell runs in a fresh one.",
+                    **self._ids(),
+                )
+            )
+        self.command("restart")
+
+    def _ids(self) -> dict[str, Any]:
+        sandbox_id = self._sandbox.sandbox_id if self._sandbox else ""
+        return {"provider": self._provider.name, "sandbox_id": sandbox_id, "correlation_id": self._correlation_id}
+
+    # ---- ending
+
+    def _on_lost(self, channel: LinkChannel, reason: str) -> None:
+        if channel is self._channel and self._state is not State.CLOSED:
+            self._spawn(self._bury_sandbox(reason))
+
+    async def _bury_sandbox(self, reason: str) -> None:
+        sandbox, ids = self._sandbox, self._ids()
+        if sandbox is None or self._state in (State.STOPPING, State.CLOSED, State.ERROR):
+            return
+        try:
+            reason = await sandbox.loss_reason() or reason
+        except SandboxKernelError as exc:
+            self._fail(exc)
+            return
+        if sandbox is self._sandbox:
+            self._fail(
+                SandboxLostError(
+                    f"The sandbox ended: {reason}. Its variables are gone; the next cell starts a fresh one.", **ids
+                )
+            )
+
+    def _fail(self, error: SandboxKernelError) -> None:
+        """Give up the sandbox, if there is one; the next cell starts another."""
+        if self._state in (State.ERROR, State.CLOSED, State.STOPPING):
+            return
+        self._failure = error
+        self._error = str(error)
+        self._event("failed", "error", error=str(error), kind=type(error).__name__)
+        if self._start is not None and self._start is not asyncio.current_task():
+            self._start.cancel()
+        sandbox = self._drop()
+        self._move(State.ERROR)
+        if sandbox is not None:
+            self._spawn(sandbox.close())
+        self._listener.on_ended(error)
+
+    def _drop(self) -> Sandbox | None:
+        self._record(lambda recorder, sandbox: recorder.gone(sandbox))
+        sandbox, self._sandbox = self._sandbox, None
+        self._ready.clear()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        for command in self._commands.values():
+            command.finish(None)
+        self._commands.clear()
+        return sandbox
+
+    async def stop(self, reason: str = "it was stopped") -> None:
+        """Give the sandbox back. The session can be started again."""
+        async with self._moving:
+            if self._state in (State.INACTIVE, State.CLOSED):
+                return
+            self._move(State.STOPPING)
+            await self._close_sandbox()
+            self._move(State.INACTIVE)
+        self._listener.on_ended(SandboxLostError(f"The sandbox is gone: {reason}. The next cell starts a fresh one."))
+
+    async def close(self) -> None:
+        """Give the sandbox back for good. Idempotent."""
+        if self._state is not State.CLOSED:
+            self._move(State.CLOSED)
+            await self._close_sandbox()
+            if self._tasks:
+                # The records' last words; a task that hangs is not waited for.
+                await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+            for task in self._tasks:
+                task.cancel()
+
+    def kill(self) -> None:
+        """What `close` does, without waiting."""
+        if self._sandbox is not None:
+            self._sandbox.kill()
+
+    async def _close_sandbox(self) -> None:
+        if self._start is not None and not self._start.done():
+            self._start.cancel()
+            await asyncio.wait([self._start])
+        sandbox = self._drop()
+        if sandbox is not None:
+            await sandbox.close()
+
+    # ---- pausing and renewing
+
+    async def pause(self) -> None:
+        """Freeze the sandbox. Raises SandboxError where the provider cannot."""
+        if not self._provider.capabilities.pause:
+            raise SessionError(f"Sandboxes of the provider {self._provider.name} cannot be paused.")
+        async with self._moving:
+            if self._state is State.PAUSED:
+                return
+            sandbox = self._sandbox
+            self._move(State.PAUSING)
+            assert sandbox is not None
+            try:
+                await sandbox.pause()
+            except BaseException:
+                if self._state is State.PAUSING:
+                    self._move(State.ACTIVE)
+                raise
+            self._move(State.PAUSED)
+
+    async def resume(self) -> None:
+        """Let a paused sandbox go on."""
+        async with self._moving:
+            if self._state is State.ACTIVE:
+                return
+            sandbox = self._sandbox
+            self._move(State.RESUMING)
+            assert sandbox is not None
+            try:
+                await sandbox.resume()
+            except BaseException:
+                if self._state is State.RESUMING:
+                    self._move(State.PAUSED)
+                raise
+            self._move(State.ACTIVE)
+        if self._ready.is_set():
+            self._listener.on_ready()
+
+    async def restart(self) -> None:
+        """Renew the inner kernel in the same sandbox: files stay, variables go."""
+        if self._state is State.PAUSED:
+            await self.resume()
+        if self._state is not State.ACTIVE:
+            await self.start()
+            return
+        self._ready.clear()
+        self.command("restart")
+        self._listener.on_ended(
+            SandboxLostError("The sandbox's Python was restarted. Its variables are gone.", **self._ids())
+        )
+        try:
+            await asyncio.wait_for(self._ready.wait(), self.startup_timeout)
+        except asyncio.TimeoutError:
+            raise SandboxTimeoutError(
+                f"The sandbox's Python did not start within {self.startup_timeout:g} s; try `%sandbox stop`.",
+                **self._ids(),
+            ) from None
+
+    def shell(self, text: str) -> ShellCommand:
+        """Run a shell command in the sandbox. Raises SandboxConnectionError where none is running."""
+        if self._channel is None or self._state is not State.ACTIVE:
+            raise SandboxConnectionError(f"No sandbox is running (the session is {self._state.value}).")
+        self._command_numbers += 1
+        number = self._command_numbers
+        command = ShellCommand(lambda: self.command("kill", id=number))
+        self._commands[number] = command
+        self.command("run", id=number, text=text)
+        return command
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._event("background_error", "error", error=f"{type(error).__name__}: {error}")
+
+
+def _exit_reason(code: int) -> str:
+    if code >= 0:
+        return f"it exited with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    explanations = {"SIGKILL": "killed (SIGKILL), perhaps for want of memory", "SIGSEGV": "a segmentation fault"}
+    return explanations.get(name, f"ended by {name}")

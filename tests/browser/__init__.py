@@ -1,0 +1,1 @@
+"""Tests of the kernel in a real JupyterLab in a real Chromium."""

@@ -1,0 +1,53 @@
+"""Upstream tests that do not apply to this kernel, each with its reason. Data only.
+
+A name is an upstream test without its parameters, or with them to mean one case only.
+"""
+
+from __future__ import annotations
+
+_ENDS_ITSELF = (
+    "a cell ends the process that the front end started, and the client is to notice; from inside a sandbox a cell "
+    "cannot reach that process, and what such a cell gets instead is tested in tests/functional"
+)
+_IN_PROCESS_LOOP = (
+    "integrates an event loop with a Kernel object in the test's own process; no other process takes part"
+)
+
+ABOUT_IPYKERNELS_PROCESS: dict[str, str] = {
+    "test_eventloop.py::test_tk_loop": _IN_PROCESS_LOOP,
+    "test_eventloop.py::test_asyncio_loop": _IN_PROCESS_LOOP,
+    "test_eventloop.py::test_enable_gui": _IN_PROCESS_LOOP,
+    "test_eventloop.py::test_cocoa_loop": _IN_PROCESS_LOOP,
+    "test_eventloop.py::test_qt_enable_gui": _IN_PROCESS_LOOP,
+    "test_kernel.py::test_help_output": "runs `ipython kernel --help-all`, ipykernel's own command line",
+    "test_client.py::TestExecute::test_kernel_death_during_execution": _ENDS_ITSELF,
+    "test_client.py::TestExecute::test_error_notebook_hook": _ENDS_ITSELF,
+    "test_debugger.py::test_convert_to_long_pathname": "calls a function of ipykernel.compiler in the test's process",
+}
+"""Never run: whatever kernel is installed, these would only ever test ipykernel."""
+
+EXCEPTIONS: dict[str, str] = {
+    "test_kernel.py::test_save_history": (
+        "reads on the host a file that the cell wrote into the host's temporary folder; a sandbox has its own"
+    ),
+    "test_message_spec.py::test_non_execute_stop_on_error": (
+        "expects kernel_info and inspect to be answered only after the cells before them; here they are answered while "
+        "a cell runs, and so come first"
+    ),
+    "test_kernel.py::test_parent_header_and_ident": (
+        "reads inside the kernel the routing identity of a front end, and a control request that is answered before it "
+        "gets there; neither enters a sandbox"
+    ),
+    "test_client.py::test_async_parallel_notebooks": (
+        "two notebooks meet in a host folder named by a host environment variable; a sandbox sees neither"
+    ),
+    "test_client.py::test_run_all_notebooks[Inline Image.ipynb-opts5]": (
+        "a cell shows an image file that lies beside the notebook; a sandbox starts with an empty work folder"
+    ),
+}
+"""Real differences from ipykernel, at most five. They are run all the same, and must fail: one that passes is none."""
+
+
+def reason(table: dict[str, str], name: str) -> str | None:
+    """Why `table` leaves the upstream test `name` out, or None if it does not."""
+    return table.get(name) or table.get(name.split("[", 1)[0])

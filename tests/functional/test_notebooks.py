@@ -1,0 +1,114 @@
+"""The notebooks that come with the project: executed without a front end, their outputs looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+CELL_TIMEOUT = 120
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("pandas")
+pytest.importorskip("ipywidgets")
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@cache
+def executed(path: Path) -> NotebookNode:
+    """Execute a notebook once; a cell that fails without being marked for it raises CellExecutionError."""
+    notebook = read(path)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL, resources=resources).execute()
+    return notebook
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_without_outputs_and_for_this_kernel(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec == {
+        "name": "sandbox",
+        "display_name": "Python (sandbox)",
+        "language": "python",
+    }
+    for cell in notebook.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_and_counts_its_cells(path: Path) -> None:
+    code = [cell for cell in executed(path).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+@pytest.fixture(scope="module")
+def outputs() -> Callable[[str], list[NotebookNode]]:
+    """A function that gives the outputs of a cell of the quick-start notebook by the cell's id."""
+    (quickstart,) = (path for path in NOTEBOOKS if path.stem == "quickstart")
+    cells = {cell.id: cell for cell in executed(quickstart).cells}
+    return lambda cell: list(cells[cell].outputs)
+
+
+@pytest.fixture(scope="module")
+def text(outputs: Callable[[str], list[NotebookNode]]) -> Callable[[str], str]:
+    """A function that gives what a cell of the quick-start notebook printed, or its result as text."""
+
+    def of(cell: str) -> str:
+        return "".join(one.text if one.output_type == "stream" else one.data["text/plain"] for one in outputs(cell))
+
+    return of
+
+
+def test_quickstart_prints(text: Callable[[str], str]) -> None:
+    assert text("streaming") == "step 1 step 2 step 3 step 4 step 5 done\n"
+
+
+def test_quickstart_shows_a_plot_and_a_table(outputs: Callable[[str], list[NotebookNode]]) -> None:
+    (plot,), (table,) = outputs("plot"), outputs("table")
+    assert plot.data["image/png"].startswith("iVBOR")
+    assert "<table" in table.data["text/html"]
+
+
+def test_quickstart_shows_the_error_of_a_cell(outputs: Callable[[str], list[NotebookNode]]) -> None:
+    (error,) = outputs("error")
+    assert (error.output_type, error.ename, error.evalue) == ("error", "ZeroDivisionError", "division by zero")
+
+
+def test_quickstart_shows_widgets(outputs: Callable[[str], list[NotebookNode]]) -> None:
+    assert ["application/vnd.jupyter.widget-view+json" in one.data for one in outputs("widget")] == [True, True]
+
+
+def test_quickstart_pauses_and_goes_on_with_its_variables(text: Callable[[str], str]) -> None:
+    assert "is paused" in text("pause")
+    assert "paused" in text("paused-status").split()
+    assert text("after-pause") == "'still here'"
+    assert "active" in text("status").split()
+
+
+def test_quickstart_sees_nothing_of_this_machine(text: Callable[[str], str]) -> None:
+    home = text("home")
+    assert "[]\nwork folder: " in home
+    assert "/etc/shadow: FileNotFoundError" in home
+    shown = text("environment").removeprefix("environment: ").splitlines()[0].split(", ")
+    assert "PYTEST_CURRENT_TEST" in os.environ
+    assert "PYTEST_CURRENT_TEST" not in shown
+    assert text("network").startswith("interfaces: ['lo']\nnetwork: ")
+
+
+def test_quickstart_runs_commands(text: Callable[[str], str]) -> None:
+    assert "hello from /" in text("shell")
+    assert "isolated process, shared kernel" in text("status")
+    assert "%sandbox help COMMAND" in text("help")

@@ -357,14 +357,21 @@ class Frontend:
             self.on_blocked(False)
 
     def _give_up(self) -> None:
-        """Some front end has taken nothing for long: let it lose output rather than stop the others."""
-        waiting, self._blocked = self._blocked, deque()
+        """Some front end has taken nothing for long: let it lose output rather than stop the others.
+
+        ZeroMQ leaves out a front end that had no room for a message until it takes something again; the others
+        emptied their queues meanwhile. So one message that may be lost is enough, and only the stalled one loses it.
+        """
         self._stalled = None
-        if self._closed:
+        if self._closed or not self._blocked:
             return
-        for frames in waiting:
-            self._send_lossy(frames)
-        self.on_blocked(False)
+        # What the stalled one keeps is no longer waited for; its queue bounds it.
+        self._leaving.clear()
+        self._leaving_bytes = 0
+        self._send_lossy(self._blocked.popleft())
+        self._unblock()
+        if self._blocked and self._stalled is None:
+            self._stalled = self._loop.call_later(STALLED_AFTER, self._give_up)
 
     def _send_lossy(self, frames: list[Buffer]) -> None:
         iopub = self._sockets["iopub"]

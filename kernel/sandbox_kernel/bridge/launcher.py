@@ -15,12 +15,17 @@ import gc
 import os
 import sys
 import threading
+from time import monotonic
 from typing import Any
 
 FLUSH_INTERVAL = 0.02
 SWITCH_INTERVAL = 0.0002
+MAX_UNSENT_TIME = 0.2
+"""Seconds of printing that wait in this process before the cell that goes on printing has to wait."""
+MAX_TEXT = 1024 * 1024
+"""Characters of one stream message; while one is relayed the next is made."""
 MAX_UNSENT = 8 * 1024 * 1024
-"""Bytes of output that wait in this process before the cell that makes more has to wait."""
+"""Bytes of other output that wait in this process before the cell that makes more has to wait."""
 QUEUED_MESSAGES = 50
 """Messages that ZeroMQ keeps for a bridge that is slower than the cell."""
 
@@ -44,6 +49,9 @@ def main() -> None:
     # Libraries look here to learn that they run in a kernel.
     sys.argv[0] = ipykernel_launcher.__file__
     bound_streams(iostream)
+    if hasattr(iostream, "defaultdict"):
+        # The releases of ipykernel that keep text by the request that it belongs to.
+        quicken_streams(iostream.OutStream)
 
     class Application(kernelapp.IPKernelApp):  # type: ignore[misc, unused-ignore]
         """ipykernel's application with an output socket that waits instead of dropping."""
@@ -67,6 +75,9 @@ def main() -> None:
     app.kernel.shell_handlers["sandbox_count_request"] = lambda *request: set_count(app.kernel, request[2])
     # Made by its first user, which must be this thread: a request for a subshell may already be waiting.
     getattr(getattr(app, "shell_channel_thread", None), "manager", None)
+    # As if all that had just been looked through; else the first allocation looks, before anybody is served.
+    gc.freeze()
+    gc.unfreeze()
     gc.enable()
     os.write(ready_fd, b"1")
     os.close(ready_fd)
@@ -74,21 +85,22 @@ def main() -> None:
 
 
 def bound_streams(iostream: Any) -> None:  # noqa: C901 - what is replaced in two classes, and shares its state
-    """Make streams and displays wait for the output thread when more than MAX_UNSENT bytes are unsent."""
+    """Make cells that print or display wait for the output thread when it does not keep up."""
     stream, thread = iostream.OutStream, iostream.IOPubThread
     stream.flush_interval = FLUSH_INTERVAL
-    write, flush, flush_now, send = stream.write, stream.flush, stream._flush, thread.send_multipart
+    schedule, flush, flush_now, send = stream._schedule_flush, stream.flush, stream._flush, thread.send_multipart
 
-    def bounded_write(self: Any, string: str) -> Any:
-        count = write(self, string)
-        self.unsent = getattr(self, "unsent", 0) + len(string)
-        while self.unsent > MAX_UNSENT and in_main_process(self):
-            self.flush()
-        return count
+    def bounded_schedule(self: Any) -> None:
+        # Called by each write, so it costs what a clock costs.
+        if not self._flush_pending:
+            self.overdue = monotonic() + MAX_UNSENT_TIME
+            schedule(self)
+        elif monotonic() > self.overdue:
+            while self._flush_pending and in_main_process(self):
+                self.flush()
 
-    def counted_flush(self: Any) -> None:
-        self.under_way = getattr(self, "unsent", 0) > 0
-        self.unsent = 0
+    def noted_flush(self: Any) -> None:
+        self.under_way = bool(getattr(self, "_buffers", True))
         flush_now(self)
 
     def complete_flush(self: Any) -> None:
@@ -128,37 +140,84 @@ def bound_streams(iostream: Any) -> None:  # noqa: C901 - what is replaced in tw
 
         self.schedule(sent)
 
-    stream.write, stream.flush, stream._flush = bounded_write, complete_flush, counted_flush
+    stream._schedule_flush, stream.flush, stream._flush = bounded_schedule, complete_flush, noted_flush
     thread.send_multipart = bounded_send
+
+
+def quicken_streams(stream: Any) -> None:
+    """Let a write find its buffer without hashing its whole parent header, and cut long texts into several messages."""
+    write, buffers = stream.write, stream._flush_buffers
+    stream.known_parent = stream.known_key = None
+    getpid = os.getpid
+
+    def quick_write(self: Any, string: str) -> Any:
+        if type(string) is not str or self.echo is not None or self.pub_thread is None or getpid() != self._master_pid:
+            return write(self, string)
+        parent = self.parent_header
+        with self._buffer_lock:
+            if parent is not self.known_parent:
+                self.known_key = frozenset(parent.items())
+                self.known_parent = parent
+            self._buffers[self.known_key].write(string)
+        self._schedule_flush()
+        return len(string)
+
+    def short_buffers(self: Any) -> Any:
+        for parent, text in buffers(self):
+            for start in range(0, len(text), MAX_TEXT):
+                yield parent, text[start : start + MAX_TEXT]
+
+    stream.write, stream._flush_buffers = quick_write, short_buffers
 
 
 def serve_beside_cells(kernel: Any) -> None:
     """Let the control thread have the interpreter lock quickly while it answers, however busy the cell is."""
     kernel._execute_sleep = 0
-    dispatch = kernel.dispatch_control
+    dispatch, execute = kernel.dispatch_control, kernel.execute_request
+    complete = kernel.do_complete
     completer = kernel.shell.Completer
     warm = False
+    cells = 0
 
     async def dispatch_quickly(msg: Any) -> None:
-        interval, use_jedi = sys.getswitchinterval(), completer.use_jedi
+        interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
-        # Cold, jedi takes seconds. Until it is warm IPython completes by what it finds in the namespace.
-        completer.use_jedi = use_jedi and warm
         try:
             await dispatch(msg)
         finally:
-            completer.use_jedi = use_jedi
             sys.setswitchinterval(interval)
+
+    async def counted_execute(*request: Any) -> None:
+        nonlocal cells
+        cells += 1
+        try:
+            await execute(*request)
+        finally:
+            cells -= 1
+
+    def complete_quickly(code: str, cursor_pos: int) -> Any:
+        """Beside a cell, cold jedi takes long: what IPython finds in the namespace does, if it finds anything."""
+        use_jedi = completer.use_jedi
+        if use_jedi and cells and not warm:
+            completer.use_jedi = False
+            try:
+                found = complete(code, cursor_pos)
+            finally:
+                completer.use_jedi = use_jedi
+            if found["matches"]:
+                return found
+        return complete(code, cursor_pos)
 
     async def warm_up(*_request: Any) -> None:
         nonlocal warm
         sys.setswitchinterval(0.005)
-        completer.use_jedi = True
         for code in ("_", "sys."):
-            await kernel.do_complete(code, len(code))
+            complete(code, len(code))
         warm = True
 
     kernel.dispatch_control = dispatch_quickly
+    kernel.do_complete = complete_quickly
+    kernel.shell_handlers["execute_request"] = kernel.control_handlers["execute_request"] = counted_execute
     kernel.control_handlers["sandbox_warm_request"] = warm_up
 
 

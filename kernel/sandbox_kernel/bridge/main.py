@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from sandbox_kernel.bridge.inner import InnerKernel
+
+IMPORT_AFTER = 0.08
+"""Seconds that the bridge leaves the processors to the kernel and to the kernel process, which start now, too."""
 
 
 def main() -> None:
@@ -20,6 +24,7 @@ def main() -> None:
     # A cell that inherited the link could write frames into it.
     os.set_inheritable(link, False)
     inner = InnerKernel(runtime, 1, options)
+    time.sleep(IMPORT_AFTER)
     _add_site_packages()
     from sandbox_kernel.bridge.relay import Bridge
 

@@ -19,19 +19,21 @@ PATIENCE = 4
 SETTLE = 1
 """Seconds between start and first completion, in which a kernel may warm up: a person does not type faster."""
 
-CODE = "import json\njson.du"
+CODE = "json.du"
 COMPLETE = "complete_request", {"code": CODE, "cursor_pos": len(CODE)}
 INSPECT = "inspect_request", {"code": "print", "cursor_pos": 5, "detail_level": 0}
 Question = tuple[str, Mapping[str, Any]]
 
-LOOP = 'print("go", flush=True)\nwhile True: pass'
-SLEEP = 'import time\nprint("go", flush=True)\ntime.sleep(600)'
+LOOP = 'import json\nprint("go", flush=True)\nwhile True: pass'
+SLEEP = 'import json, time\nprint("go", flush=True)\ntime.sleep(600)'
 
 
 def at_rest(contenders: Sequence[Contender], effort: Effort) -> Iterator[Row]:
     """Ask while no cell runs."""
     rounds = effort.count(60, 15)
     with running(contenders) as kernels:
+        for kernel in kernels:
+            kernel.wire.run("import json")
         for name, question in (("completion", COMPLETE), ("inspection", INSPECT)):
             interleaved(3, kernels, partial(_answer, question=question))
             samples = interleaved(rounds, kernels, partial(_answer, question=question))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import ConfigurationError
+from .errors import CommandError, ConfigurationError
 
 if TYPE_CHECKING:
     from .session import SandboxSession
@@ -29,6 +29,31 @@ class CommandContext(Protocol):
 
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""
+
+
+async def require_approval(context: CommandContext, action: str, question: str) -> None:
+    """Return if the action may be done: allowed by the configuration, or by the person who is asked.
+
+    ``action`` is the command's name, such as "apply"; ``question`` says what will be done, and is shown with
+    " [y/N] " behind it. The text of a cell may not be the user's own, so the notebook cannot answer itself.
+
+    Raises CommandError where it is denied, or where nobody can be asked.
+    """
+    policy = context.session.approval_of(action)
+    option = f'c.SandboxSession.approvals = {{"{action}": "allow"}}'
+    if policy == "deny":
+        raise CommandError(f"`%sandbox {action}` is denied by the configuration (SandboxSession.approvals).")
+    if policy == "allow":
+        return
+    try:
+        answer = await context.ask(f"{question} [y/N] ")
+    except CommandError as exc:
+        raise CommandError(
+            f"`%sandbox {action}` has to be confirmed, and nobody can be asked here. To allow it, write into "
+            f"jupyter_sandbox_config.py: {option}"
+        ) from exc
+    if answer.strip().lower() not in ("y", "yes"):
+        raise CommandError(f"`%sandbox {action}` was not confirmed; nothing was done.")
 
 
 RunLine = Callable[[str, CommandContext], Awaitable[None]]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from traitlets import Float, Integer, Unicode, default
+from traitlets import Dict, Enum, Float, Integer, Unicode, default
 from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
@@ -88,6 +88,14 @@ class SandboxSession(Configurable):
     retry_longest_delay = Float(10.0, config=True, help="Seconds between attempts at most.")
     retry_jitter = Float(0.1, config=True, help="Fraction by which the delay varies at random.")
 
+    approvals = Dict(
+        value_trait=Enum(("ask", "allow", "deny")),
+        key_trait=Unicode(),
+        config=True,
+        help="What a %sandbox command that changes this machine, or hands something over, needs: by command's name "
+        "(apply, download, upload, install) 'ask', 'allow' or 'deny'. Default: ask.",
+    )
+
     def __init__(
         self,
         listener: SessionListener,
@@ -139,6 +147,10 @@ class SandboxSession(Configurable):
     def capabilities(self) -> Capabilities:
         """What this session's sandboxes can do."""
         return self._provider.capabilities
+
+    def approval_of(self, action: str) -> str:
+        """Return "ask", "allow" or "deny" for a command that changes this machine."""
+        return str(self.approvals.get(action, "ask"))
 
     def versions(self) -> tuple[str, str]:
         """Return the versions of Python and IPython that cells see, as far as they are known before a start."""

@@ -100,7 +100,9 @@ def bound_streams(iostream: Any) -> None:  # noqa: C901 - what is replaced in tw
                 self.flush()
 
     def noted_flush(self: Any) -> None:
-        self.under_way = bool(getattr(self, "_buffers", True))
+        if getattr(self, "_buffers", True):
+            # Never taken back here: a second flush, by the clock, may come before the first one's caller looks.
+            self.under_way = True
         flush_now(self)
 
     def complete_flush(self: Any) -> None:

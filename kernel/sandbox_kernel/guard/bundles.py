@@ -16,7 +16,7 @@ IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 BACKGROUND = re.compile(r"application/vnd\.vscode\.bg\.execution\.\d+(?:\.(?:result|error))?")
 """How VS Code completes and lists variables."""
-VEGA = re.compile(r"application/vnd\.vega(?:lite)?\.v\d+\+json")
+VEGA = re.compile(r"application/vnd\.vega(?:lite)?\.v\d+[.+]json")
 PLOTLY = "application/vnd.plotly.v1+json"
 GEOJSON = "application/geo+json"
 JAVASCRIPT = ("application/javascript", "text/javascript")
@@ -91,7 +91,7 @@ class BundleGuard:
         if mime == "text/markdown":
             return _clean_markdown(text_of(value), made)
         if mime == "image/svg+xml":
-            return _clean_svg(text_of(value), made)
+            return _clean_svg(text_of(value))
         if mime == WIDGET_VIEW:
             return _checked_view(value)
         return _clean_vendor(mime, value)
@@ -104,6 +104,7 @@ class BundleGuard:
         html, verdict = markup.judge(source)
         if verdict is markup.Verdict.FRAMED:
             made.notes.append(IN_FRAME)
+            made.notes += frames.missing(source, self._script_hosts)
             return frames.frame(source, self._script_hosts)
         if verdict is markup.Verdict.CUT:
             made.notes.append(CUT)
@@ -118,6 +119,7 @@ class BundleGuard:
             if "text/html" not in made.data:
                 made.data["text/html"] = frames.script_frame(scripts[0], self._script_hosts)
             made.notes.append(IN_FRAME)
+            made.notes += frames.missing(scripts[0], self._script_hosts)
         if IN_FRAME in made.notes:
             made.data["text/plain"] = _text_beside_frame(data)
 
@@ -170,16 +172,13 @@ def _clean_markdown(source: str, made: Cleaned) -> str:
         return source
     from . import markdown
 
-    try:
-        text, cut = markdown.clean_markdown(source)
-    except ValueError as exc:
-        raise RefusedError(str(exc)) from exc
+    text, cut = markdown.clean_markdown(source)
     if cut:
         made.notes.append(CUT)
     return text
 
 
-def _clean_svg(source: str, made: Cleaned) -> str:
+def _clean_svg(source: str) -> str:
     from . import svg
 
     return svg.clean_svg(source)

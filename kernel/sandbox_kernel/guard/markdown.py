@@ -13,25 +13,29 @@ from typing import Any, NamedTuple
 
 from . import markup
 
-MAX_MARKDOWN = 512 * 1024
-"""Characters; what is longer is shown as text, since parsing may take long."""
+MAX_PARSED = 32 * 1024
+"""Characters that are parsed, since it may take long; HTML in what is longer is shown as its source."""
+MAX_TAG = 10_000
 MAX_NESTING = 20
 BREAK = "\u200b"
 
-_DANGEROUS = markup._KNOWN | {"details"}  # noqa: SLF001 - one table for both
-_CANDIDATE = re.compile(r"<(?=[A-Za-z/!?])[^>]*>?")
-_NAME_AND_REST = re.compile(r"</?([A-Za-z][\w:+-]*|)(.*)", re.DOTALL)
+_START = re.compile(r"<(?=[A-Za-z/!?])")
+_NAME = re.compile(r"</?([A-Za-z][\w:+-]{0,99})?")
 _COMMENT = re.compile(r"<!--[^<>]*-->")
+_DATA_PICTURE = re.compile(
+    r'<img src="data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+"(?: (?:alt|width|height)="[\w %.-]*")*\s?/?>'
+)
 _BLOCK_START = re.compile(r"^[ \t>*+\d.)-]*<[A-Za-z/!?]", re.MULTILINE)
 _IMAGE = re.compile(r"!(?=\[)")
 _KEPT_IMAGE = re.compile(
-    r"!\[[^\[\]]*\]\(\s*<?(?:data:image/(?:png|jpe?g|gif|webp|svg\+xml|bmp)[;,]|attachment:)", re.IGNORECASE
+    r"!\[[^\[\]]{0,1000}\]\(\s{0,9}<?(?:data:image/(?:png|jpe?g|gif|webp|svg\+xml|bmp)[;,]|attachment:)", re.IGNORECASE
 )
-_REMOTE_SYNTAX = re.compile(r"!\[[^\[\]]*(?:\[[^\]]*\][^\[\]]*)*\]\s*[(\[]")
-_DEFINITION = re.compile(r"^[ \t>*+-]*\[[^\]]+\]:", re.MULTILINE)
+_NO_IMAGE = re.compile(r"!\[[^\[\]]{0,200}\](?!\s*[(\[])")
 _DESTINATION = re.compile(r"(\]\(\s*<?|\]:\s*<?)([^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)")
 _AUTOLINK = re.compile(r"<([A-Za-z][A-Za-z0-9+.-]*:[^\s<>]*)>")
-_MERMAID = re.compile(r"^([ \t>*+\d.)-]*(?:`{3,}|~{3,})[ \t]*\{?[ \t.]*)(mermaid)", re.IGNORECASE | re.MULTILINE)
+_MERMAID = re.compile(
+    r"^([ \t>*+\d.)-]*(?:`{3,}|~{3,})[ \t]{0,20}\{?[ \t.]{0,20})(mermaid)", re.IGNORECASE | re.MULTILINE
+)
 _FENCE = re.compile(r"(?:^|(?<=\n\n))```[\w+-]*\n((?:(?!.*```).*\n)*?)```(?=\n|$)")
 _CODE_LINE = re.compile(r"(?:^|(?<=\n))[^`<\\|\n]*(?:`[^`\n\\|]+`[^`<\\|\n]*)+(?=\n|$)")
 _MATH = re.compile(r"\$|\\\(|\\\[|\\begin")
@@ -45,38 +49,74 @@ class Cleaned(NamedTuple):
 
 
 def clean_markdown(source: str) -> Cleaned:
-    """Return Markdown that neither acts nor loads. Raises ValueError where it is too long to tell."""
-    if len(source) > MAX_MARKDOWN:
-        raise ValueError("too long to be checked")
+    """Return Markdown that neither acts nor loads."""
     text = _MERMAID.sub(r"\1text", source)
     if "<" in text:
         text = _clean_html(text)
     if "![" in text:
         text = _drop_images(text)
-    if "](" in text or "]:" in text or "&" in text:
+    if "](" in text or "]:" in text:
         text = _DESTINATION.sub(_checked_destination, text)
     return Cleaned(text, text != source)
 
 
+class _Tags:
+    """The places in a text where a tag could begin, each with the tag's source as far as it matters."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.may_be_block = _BLOCK_START.search(text) is not None
+        self._ends = {">": -1, "=": -1}
+
+    def _next(self, character: str, position: int) -> int:
+        """Return where a character comes next; what was found is kept, so that the whole takes linear time."""
+        if self._ends[character] < position:
+            found = self._text.find(character, position)
+            self._ends[character] = len(self._text) if found < 0 else found
+        return self._ends[character]
+
+    def source(self, start: int) -> str:
+        """Return the tag, up to its ">"; cut where it is longer than any that is cleaned."""
+        return self._text[start : min(self._next(">", start) + 1, start + MAX_TAG)]
+
+    def is_inert(self, start: int) -> bool:
+        """Whether the tag would do nothing even if a front end took it for HTML."""
+        if self._text.startswith(("<!", "<?"), start):
+            return _COMMENT.match(self._text, start, start + MAX_TAG) is not None
+        name = _NAME.match(self._text, start)
+        assert name is not None
+        after = self._text[name.end() : name.end() + 1]
+        if ":" in name.group():
+            link = _AUTOLINK.fullmatch(self.source(start))
+            return link is not None and markup.is_safe_link(unescape(link[1]))
+        if not self.may_be_block and after and after not in "/> \t\n\r\f":
+            # In a line, no parser takes `<b$` for a tag.
+            return True
+        if _DATA_PICTURE.match(self._text, start):
+            return True
+        if (name[1] or "").lower() in markup.SPECIAL_TAGS:
+            return False
+        return self._next("=", start) > self._next(">", start)
+
+
 def _clean_html(text: str) -> str:
-    raw = _raw_html(text)
-    may_be_block = _BLOCK_START.search(text) is not None
-    certain = [] if may_be_block or _MATH.search(text) else [found.span() for found in _certain_code(text)]
+    tags = _Tags(text)
+    acting = [found.start() for found in _START.finditer(text) if not tags.is_inert(found.start())]
+    if not acting:
+        return text
+    certain = [] if tags.may_be_block or _MATH.search(text) else [found.span() for found in _certain_code(text)]
+    raw = _raw_html(text) if len(text) <= MAX_PARSED else set()
+    tags = _Tags(text)
     parts: list[str] = []
     position = 0
-    for found in iter(lambda: _CANDIDATE.search(text, position), None):
-        parts.append(text[position : found.start()])
-        whole = found.group()
-        position = found.end()
-        if _within(found.start(), certain) or _is_inert(whole, may_be_block=may_be_block):
-            # What lies between it and its ">" is looked at, too.
-            parts.append("<")
-            position = found.start() + 1
-        elif whole in raw:
-            parts.append(_clean_tag(whole))
-        else:
-            parts.append(f"<{BREAK}")
-            position = found.start() + 1
+    for start in acting:
+        if start < position or _within(start, certain):
+            continue
+        tag = tags.source(start)
+        # What lies between a "<" and its ">" is looked at, too, unless the whole is replaced.
+        replaced, end = (_clean_tag(tag), start + len(tag)) if tag in raw else (f"<{BREAK}", start + 1)
+        parts += (text[position:start], replaced)
+        position = end
     return "".join([*parts, text[position:]])
 
 
@@ -108,21 +148,6 @@ def _within(position: int, spans: list[tuple[int, int]]) -> bool:
     return any(start <= position < end for start, end in spans)
 
 
-def _is_inert(tag: str, *, may_be_block: bool) -> bool:
-    """Whether a tag would do nothing even if a front end took it for HTML."""
-    if tag.startswith(("<!", "<?")):
-        return _COMMENT.fullmatch(tag) is not None
-    name, rest = _NAME_AND_REST.fullmatch(tag).groups()  # type: ignore[union-attr] - a candidate has a name
-    if ":" in name:
-        return _AUTOLINK.fullmatch(tag) is not None and markup.is_safe_link(unescape(name + rest[:-1]))
-    if not may_be_block and rest and rest[0] not in "/> \t\n\r\f":
-        # In a line, no parser takes `<b$` for a tag.
-        return True
-    if name.lower() in _DANGEROUS:
-        return False
-    return "=" not in rest
-
-
 def _clean_tag(tag: str) -> str:
     """Clean one tag of a pair."""
     if tag.startswith(("</", "<!", "<?")) or not tag.endswith(">"):
@@ -138,22 +163,21 @@ def _raw_html(text: str) -> set[str]:
     raw: set[str] = set()
     for token in parser.parse(text):
         if token.type == "html_block":
-            raw.update(found.group() for found in _CANDIDATE.finditer(token.content))
+            tags = _Tags(token.content)
+            raw.update(tags.source(found.start()) for found in _START.finditer(token.content))
         raw.update(child.content for child in token.children or () if child.type == "html_inline")
     return raw
 
 
 def _drop_images(text: str) -> str:
     """Make links of the images that a browser would load from elsewhere."""
-    defined = _DEFINITION.search(text) is not None
+    has_definitions = "]:" in text
 
     def replaced(found: re.Match[str]) -> str:
         start = found.start()
-        if _KEPT_IMAGE.match(text, start):
+        if _KEPT_IMAGE.match(text, start) or (not has_definitions and _NO_IMAGE.match(text, start)):
             return "!"
-        if defined or _REMOTE_SYNTAX.match(text, start) or text.find("](", start) > 0:
-            return ""
-        return "!"
+        return ""
 
     return _IMAGE.sub(replaced, text)
 
@@ -163,6 +187,8 @@ def _checked_destination(found: re.Match[str]) -> str:
     bare = unescape(url).replace("\\", "")
     if markup.is_safe_link(bare) or bare[:11].lower() == "attachment:":
         return found.group()
-    if bare[:11].lower() == "data:image/" and found.string[: found.start()].rfind("![") >= 0:
+    if bare[:11].lower() == "data:image/" and _KEPT_IMAGE.match(
+        found.string, found.string.rfind("![", 0, found.start())
+    ):
         return found.group()
     return f"{before}#"

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from itertools import accumulate
 from typing import NamedTuple
 
 import nh3
 
-MAX_CLEANED = 1024 * 1024
+MAX_CLEANED = 512 * 1024
 """Characters of HTML that are cleaned; what is longer goes into a frame unless it is all plain tags."""
+MAX_DEPTH = 300
+"""Elements in each other; an HTML parser's time grows with their square."""
+MAX_PLAIN_TAG = 300
 
 TAGS = frozenset(
     """
@@ -25,8 +29,9 @@ TAGS = frozenset(
 )
 COMMON = frozenset(
     """
-    abbr align alt aria-label bgcolor border cellpadding cellspacing class color colspan datetime dir face headers height
-    hidden id lang max min nowrap open reversed role rowspan scope size span start style summary title valign value width
+    abbr align alt aria-label bgcolor border cellpadding cellspacing class color colspan datetime dir face headers
+    height hidden id lang max min nowrap open reversed role rowspan scope size span start style summary title valign
+    value width
     """.split()
 )
 ATTRIBUTES = {
@@ -71,17 +76,17 @@ _PLAIN_TAG = re.compile(
     rf'| style="{_PLAIN_STYLE}(?:;\s*{_PLAIN_STYLE})*;?")*\s*/?>'
 )
 _PANDAS_STYLE = re.compile(
-    r"<style scoped>\s*(?:\.dataframe(?: (?:tbody|thead|tr|th|td|th:only-of-type))+ \{\s*(?:(?:vertical|text)-align: \w+;\s*)+\}\s*)+"
-    r"</style>"
+    r"<style scoped>\s*(?:\.dataframe(?: (?:tbody|thead|tr|th|td|th:only-of-type))+ "
+    r"\{\s*(?:(?:vertical|text)-align: \w+;\s*)+\}\s*)+</style>"
 )
 """The style block with which each data frame's table comes: it can say nothing but how text is aligned."""
 _TAG_PARTS = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)([^>]*)>?")
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'=<>`]+))?""")
 _DATA_URL = re.compile(r"data:(?:image|audio|video)/[\w.+-]+[;,]", re.IGNORECASE)
+_NESTING = re.compile(r"<(/?)(?!(?:br|img|hr|p|li|td|tr|th|wbr|source|col|dd|dt)[\s/>])[a-zA-Z]")
 _SCHEME = re.compile(r"[^/?#:]*:")
 _PAGE_NAMES = re.compile(r"(?:jp|lm|p|jupyter|cm|mjx|jl)-|jupyter|main$|ipy|widget-", re.IGNORECASE)
 _LOADS = re.compile(r"url|image|src|expression|\\|@", re.IGNORECASE)
-_NO_FRAME_FOR = frozenset({"src", "href"})
 
 
 class Verdict(Enum):
@@ -107,9 +112,9 @@ def judge(source: str) -> Cleaned:
     """Return HTML that is safe in a page, or say that it needs a frame."""
     bare = _PANDAS_STYLE.sub("", source, count=1)
     others = set(_OTHER_TAGS.findall(bare))
-    if all(map(_PLAIN_TAG.fullmatch, others)):
+    if all(len(tag) < MAX_PLAIN_TAG and _PLAIN_TAG.fullmatch(tag) for tag in others):
         return Cleaned(source, Verdict.SAME)
-    if len(source) > MAX_CLEANED:
+    if len(source) > MAX_CLEANED or _is_deep(bare):
         return Cleaned(source, Verdict.FRAMED)
     needs = {_need(tag) for tag in others}
     if Verdict.FRAMED in needs:
@@ -121,7 +126,9 @@ def judge(source: str) -> Cleaned:
 
 
 def clean(source: str) -> str:
-    """Return HTML without anything that acts or loads."""
+    """Return HTML without anything that acts or loads; of what is too long or too deep to be cleaned, its source."""
+    if len(source) > MAX_CLEANED or _is_deep(source):
+        return nh3.clean_text(_NESTING.sub("", source[:MAX_CLEANED]).encode("utf-8", "replace").decode())
     return nh3.clean(
         # Half of a surrogate pair is no text for nh3, nor for a browser.
         source.encode("utf-8", "replace").decode(),
@@ -134,12 +141,20 @@ def clean(source: str) -> str:
     )
 
 
+def _is_deep(source: str) -> bool:
+    """Whether elements may be nested deeper than anything that a person would read."""
+    steps = (-1 if closing else 1 for closing in _NESTING.findall(source))
+    return max(accumulate(steps, lambda depth, step: max(0, depth + step)), default=0) > MAX_DEPTH
+
+
 def plain_text(source: str) -> str:
     """Return the text that HTML shows, without its tags."""
     from html import unescape
 
-    text = nh3.clean(source[:MAX_CLEANED].encode("utf-8", "replace").decode(), tags=set(), link_rel=None)
-    return unescape(re.sub(r"\s*\n\s*", "\n", text)).strip()
+    if len(source) > MAX_CLEANED or _is_deep(source):
+        return ""
+    text = nh3.clean(source.encode("utf-8", "replace").decode(), tags=set(), link_rel=None)
+    return unescape("\n".join(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def is_safe_link(url: str) -> bool:
@@ -149,7 +164,7 @@ def is_safe_link(url: str) -> bool:
     return found is None or found.group()[:-1].lower() in SCHEMES
 
 
-def _filter_attribute(tag: str, name: str, value: str) -> str | None:
+def _filter_attribute(_tag: str, name: str, value: str) -> str | None:
     if name == "src":
         return value if _DATA_URL.match(value) else None
     if name == "href":
@@ -165,28 +180,28 @@ def _filter_attribute(tag: str, name: str, value: str) -> str | None:
 
 def _need(tag: str) -> Verdict:
     """Judge one tag's source."""
-    if tag.startswith("<!--"):
-        return Verdict.CLEANED
-    parts = _TAG_PARTS.fullmatch(tag)
+    parts = None if tag.startswith("<!") else _TAG_PARTS.fullmatch(tag)
     if parts is None:
         return Verdict.CLEANED
-    closing, name, attributes = parts.groups()
-    name = name.lower()
+    closing, name, attributes = parts[1], parts[2].lower(), parts[3]
     if name not in TAGS:
         # A tag that HTML does not know, as in List<int>, only loses its brackets.
-        return Verdict.FRAMED if name in _KNOWN else Verdict.CUT
+        return Verdict.FRAMED if name in SPECIAL_TAGS else Verdict.CUT
     if closing:
         return Verdict.SAME
+    return _need_of_attributes(name, attributes)
+
+
+def _need_of_attributes(name: str, attributes: str) -> Verdict:
     allowed = COMMON | ATTRIBUTES.get(name, set())
     verdict = Verdict.SAME
-    for key, quoted in _ATTRIBUTE.findall(attributes):
-        value = quoted.strip("\"'")
-        key = key.lower()
+    for spelled, quoted in _ATTRIBUTE.findall(attributes):
+        key, value = spelled.lower(), quoted.strip("\"'")
         if key not in allowed and not key.startswith("data-"):
             return Verdict.FRAMED
         if key == "style" and not _keeps_style(value):
             return Verdict.FRAMED
-        if key in _NO_FRAME_FOR and _filter_attribute(name, key, value) is None:
+        if key in ("src", "href") and _filter_attribute(name, key, value) is None:
             verdict = Verdict.CUT
     return verdict
 
@@ -196,7 +211,7 @@ def _keeps_style(value: str) -> bool:
     return names - {""} <= STYLES and not _LOADS.search(value)
 
 
-_KNOWN = frozenset(
+SPECIAL_TAGS = frozenset(
     """
     animate applet area base basefont bgsound body button canvas command content datalist dialog element embed
     fieldset foreignobject form frame frameset g head html iframe image input isindex keygen label legend link listing

@@ -37,7 +37,7 @@ OnNotice = Callable[[str, Json], None]
 
 
 class Guard(Configurable):
-    """Decides what may leave a sandbox. A guard belongs to one session; everything in it is set by the configuration."""
+    """Decides what may leave a sandbox. It belongs to one session; everything in it is set by the configuration."""
 
     trusted_output = Bool(
         False,
@@ -283,7 +283,7 @@ class Guard(Configurable):
         return message if checked is frames else {**message, "content": parse(checked[3]).content}
 
     def bundle(self, data: Json, metadata: Json | None = None) -> tuple[Json, Json]:
-        """Return what may be shown of a MIME bundle, with a note on what was changed. Raises ValueError if it is none."""
+        """Return what may be shown of a MIME bundle, with a note if it was changed. Raises ValueError if it is none."""
         if self.trusted_output:
             return data, metadata or {}
         cleaned = self._bundles.clean(data, metadata or {})

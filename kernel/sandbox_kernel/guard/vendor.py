@@ -1,4 +1,4 @@
-"""Vendor types that front ends draw in their own page: data that may pass, as far as it loads nothing from elsewhere."""
+"""Vendor types that front ends draw in their own page: data that passes as far as it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _MAPS = frozenset(
     "scattergeo choropleth scattermapbox choroplethmapbox densitymapbox scattermap choroplethmap densitymap".split()
 )
 """plotly's traces that fetch a map."""
+_PLOTLY_LOADERS = frozenset({"source", "style", "topojsonURL", "plotlyServerURL", "sourceattribution"})
 _VEGA_LOADERS = frozenset({"url", "href", "usermeta", "loader", "patch"})
 _VEGA_PICTURES = re.compile(r"image|\\", re.IGNORECASE)
 """Marks and tooltips of that name load a URL, which an expression may have put together."""
@@ -38,15 +39,20 @@ def strings(value: Any) -> Iterator[tuple[str, str]]:
 
 def check_plotly(figure: object) -> None:
     """Raise RefusedError if drawing the figure would load something."""
+    if any(trace.get("type") in _MAPS for trace in _traces(figure)):
+        raise RefusedError("a map is fetched from another host")
     for key, text in strings(figure):
-        if key == "type" and text in _MAPS:
-            raise RefusedError("a map is fetched from another host")
-        if (
-            key in ("source", "style", "topojsonURL", "plotlyServerURL")
-            and _REMOTE.match(text)
-            and not _DATA.match(text)
-        ):
+        if key in _PLOTLY_LOADERS and _REMOTE.match(text) and not _DATA.match(text):
             raise RefusedError("it loads from another host")
+
+
+def _traces(figure: object) -> Iterator[dict[str, Any]]:
+    """Give the traces of a figure and of its frames; those of its template draw nothing."""
+    if not isinstance(figure, dict):
+        raise RefusedError("no figure")
+    parts = [figure, *(part for part in figure.get("frames") or () if isinstance(part, dict))]
+    for part in parts:
+        yield from (trace for trace in part.get("data") or () if isinstance(trace, dict))
 
 
 def check_vega(spec: object) -> None:

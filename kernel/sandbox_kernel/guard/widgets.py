@@ -126,8 +126,8 @@ class CommGuard:
         """Clean the states of all widgets, with which a front end that reconnects is told of them."""
         states = _object(data.get("states", {}))
         changed = False
-        for model_id, entry in list(states.items()):
-            entry = _object(entry)
+        for model_id, value in list(states.items()):
+            entry = _object(value)
             state = _object(entry.get("state", {}))
             named = {f"_{key}": entry[key] for key in ("model_module", "model_name") if key in entry}
             try:
@@ -289,4 +289,4 @@ def _clean_classes(state: Json) -> bool:
         return False
     kept = [name for name in classes if type(name) is str and not _PAGE_CLASSES.match(name)]
     state["_dom_classes"] = kept
-    return kept != classes
+    return len(kept) != len(classes)

@@ -315,6 +315,8 @@ class Kernel:
             self.on_ended(exc)
 
     def _forward(self, request: Request, kind: bytes) -> None:
+        if request.is_cell and request.counts and not self._made_ready(request):
+            return
         if self._uncounted is not None and request.is_cell:
             self.session.set_count(self._count, self._uncounted)
             self._uncounted = None
@@ -326,6 +328,16 @@ class Kernel:
             self.session.send([kind + token, *frames], urgent=kind in (envelope.CONTROL, envelope.ASIDE))
         except ValueError as exc:
             self._fail_and_forget(request, InvocationError(f"The message is too large for a sandbox: {exc}."))
+
+    def _made_ready(self, request: Request) -> bool:
+        """Let the sandbox make ready for a cell; False if it was given up instead, which the cell then tells."""
+        try:
+            notice = self.session.before_cell()
+        except SandboxLostError as exc:
+            self._fail(request, exc)
+            return False
+        self._notice = notice + self._notice
+        return True
 
     # ---- from the sandbox
 
@@ -504,6 +516,7 @@ class Kernel:
         if not self.session.ready:
             return
         self._open = True
+        self._notice = self.session.greeting() + self._notice
         if self._fresh and self._count != 1 and self._uncounted is None:
             self._uncounted = []
         if self._fresh:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from .link.protocol import Buffer
 
 COMMAND = "%sandbox"
+NOTEBOOK_VARIABLE = "__vsc_ipynb_file__"
+"""What VS Code sets in a hidden cell to the notebook's path."""
 
 
 class Request:
@@ -110,6 +113,19 @@ class Request:
         content["code"] = self.code = "\n".join(lines)
         self.frames[3] = json.dumps(content).encode()
         self.lines = []
+
+
+def told_notebook(code: str) -> str:
+    """Return the notebook's file where a cell of VS Code's tells it; else ""."""
+    if NOTEBOOK_VARIABLE not in code:
+        return ""
+    import ast
+
+    found = re.search(rf"^{NOTEBOOK_VARIABLE} = (r?(['\"]).+\2)\s*$", code, re.MULTILINE)
+    try:
+        return str(ast.literal_eval(found[1])) if found else ""
+    except (SyntaxError, ValueError):
+        return ""
 
 
 def _command(line: str) -> str | None:

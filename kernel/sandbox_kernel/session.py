@@ -289,6 +289,10 @@ class SandboxSession(Configurable):
         """What the notebook's first cell has to say, as lines; said once."""
         return self._sandbox.greeting() if self._sandbox is not None else ""
 
+    def belongs_to(self, notebook: str) -> bool:
+        """Take note of the notebook's file; return whether only a new sandbox can show what was kept of it."""
+        return self._provider.belongs_to(notebook)
+
     def before_cell(self) -> str:
         """Make ready for a cell that a person ran; return what it has to say.
 

@@ -174,6 +174,13 @@ class Provider(Configurable):
     def abandon(self) -> None:
         """End what `prepare` began and no `create` took over."""
 
+    def belongs_to(self, notebook: str) -> bool:
+        """Take note of the notebook's file, which some front ends tell only when the kernel runs.
+
+        Returns whether the notebook has kept changes that only a new sandbox can show.
+        """
+        return False
+
     @abstractmethod
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """Create one sandbox with its bridge started or about to start.

@@ -6,8 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
-from .layers import Layer, LayerStore
+from .layers import Layer, LayerStore, TryLock
 from .patterns import Patterns
 from .place import refusal
 from .secrets import Secrets
@@ -18,13 +19,20 @@ _AT_ONCE = 64
 _INTERVAL = 2.0
 """Seconds between two looks at all other folders."""
 _SHOWN = 3
+_CLEAN_AFTER = 30.0
+"""Seconds from the first sandbox's start until old layers are removed."""
+_KEPT = (
+    "Changes of this notebook that were not applied are here again: `%sandbox diff` shows them, "
+    "`%sandbox apply` writes them, `%sandbox discard` throws them away.\n"
+)
 
 
 class NotebookFolder:
     """Decides once what the folder is shown as; a provider that cannot do it says so by `degrade`."""
 
-    def __init__(self, settings: Workspace, folder: str, notebook: str = "") -> None:
+    def __init__(self, settings: Workspace, folder: str, notebook: str, try_lock: TryLock) -> None:
         self.settings = settings
+        self._try_lock = try_lock
         self.folder = os.path.realpath(folder)
         self.notebook = notebook
         self.mode = str(settings.mode)
@@ -36,6 +44,7 @@ class NotebookFolder:
         self._greeting = ""
         self._looked = 0.0
         self._looking: threading.Thread | None = None
+        self._cleaner: threading.Timer | None = None
         self._found: list[str] = []
         if self.mode != "private":
             self.reason = refusal(self.folder, self.patterns)
@@ -76,21 +85,43 @@ class NotebookFolder:
 
             forget_applied(self.layer)
         if not self.layer.is_empty():
-            self._greeting = (
-                "Changes of this notebook that were not applied are here again: `%sandbox diff` shows them, "
-                "`%sandbox apply` writes them, `%sandbox discard` throws them away.\n"
-            )
+            self._greeting = _KEPT
 
     @property
     def store(self) -> LayerStore:
         """Where the layers are."""
-        return LayerStore(self.settings.layers)
+        return LayerStore(self.settings.layers, self._try_lock)
 
     def degrade(self, reason: str) -> None:
         """Show the folder read-only from now on, because an overlay cannot be had: ``reason``, as a clause."""
         self.mode, self.reason = "readonly", reason
         self._greeting = f"Cells can read the notebook's folder but not write to it: {reason}.\n"
         self.close()
+
+    def belongs_to(self, notebook: str) -> bool:
+        """Take note of the notebook's file; return whether a new sandbox is needed to show what was kept of it."""
+        if self.notebook or self.layer is None:
+            return False
+        self.notebook = notebook
+        kept = self.store.kept_for(self.folder, notebook) if self.layer.is_empty() else None
+        if kept is None:
+            self.layer.belong(notebook)
+            return False
+        self.layer.close()
+        self.layer, self._greeting = kept, _KEPT
+        return True
+
+    def clean_later(self) -> None:
+        """Remove in some time, in the background, the layers that need not be kept any more."""
+        if self._cleaner is None and self.layer is not None:
+            self._cleaner = threading.Timer(_CLEAN_AFTER, self._clean)
+            self._cleaner.daemon = True
+            self._cleaner.start()
+
+    def _clean(self) -> None:
+        # What cannot be removed is left for `jupyter sandbox clean`, which says why.
+        with suppress(OSError):
+            self.store.clean(self.settings.keep_days, self.settings.keep_size)
 
     def close(self) -> None:
         """Let go of the layer. Idempotent."""

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -113,11 +113,16 @@ class Layer:
             self.lock = -1
 
 
+TryLock = Callable[[int], bool]
+
+
 class LayerStore:
     """All layers of this user, in one folder that is private."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, try_lock: TryLock) -> None:
+        """``try_lock`` locks an open folder, or returns False: systems have different ways to do it."""
         self.root = os.path.abspath(root)
+        self._try_lock = try_lock
 
     def open(self, folder: str, notebook: str) -> Layer:
         """Return a layer for this notebook, locked: the one that was used last and is free, else a new one.
@@ -157,7 +162,7 @@ class LayerStore:
         removed = []
         left = keep_size
         for layer in sorted(self.all(), key=lambda layer: layer.used, reverse=True):
-            if not _try_lock(layer):
+            if not self._lock(layer):
                 continue
             try:
                 empty = layer.is_empty()
@@ -174,7 +179,7 @@ class LayerStore:
 
     def remove(self, layer: Layer) -> bool:
         """Remove a layer with its changes; return False if a kernel uses it."""
-        if not _try_lock(layer):
+        if not self._lock(layer):
             return False
         try:
             remove_tree(layer.path)
@@ -185,16 +190,26 @@ class LayerStore:
     def _take(self, layer: Layer) -> bool:
         """Lock it, waiting for what a dead kernel process left if there is one."""
         deadline = time.monotonic() + _LOCK_TIMEOUT
-        while not _try_lock(layer):
+        while not self._lock(layer):
             if time.monotonic() > deadline or _has_user(layer):
                 return False
             time.sleep(0.01)
         return True
 
+    def _lock(self, layer: Layer) -> bool:
+        try:
+            layer.lock = os.open(layer.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        if not self._try_lock(layer.lock):
+            layer.close()
+            return False
+        return True
+
     def _make(self, folder: str, notebook: str) -> Layer:
         layer = Layer(os.path.join(self.root, os.urandom(8).hex()), folder)
         os.mkdir(layer.path, 0o700)
-        _try_lock(layer)
+        self._lock(layer)
         for path in (layer.data, layer.upper, layer.work, layer.lower):
             os.mkdir(path, 0o700)
         layer.belong(notebook)
@@ -233,18 +248,6 @@ def _has_user(layer: Layer) -> bool:
     """Whether the kernel process that used it last still runs."""
     meta = _read(os.path.join(layer.path, _META))
     return not isinstance(meta, dict) or is_same_process(int(meta.get("pid", 0)), str(meta.get("start", "")))
-
-
-def _try_lock(layer: Layer) -> bool:
-    import fcntl  # not everywhere where this package is imported
-
-    try:
-        layer.lock = os.open(layer.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        fcntl.flock(layer.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        layer.close()
-        return False
-    return True
 
 
 def _read(path: str) -> Any:

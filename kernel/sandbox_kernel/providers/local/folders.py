@@ -58,7 +58,7 @@ def create(root: str, user: int | None) -> PrivateFolder:
     try:
         os.mkdir(path, 0o700)
         folder.lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        _try_lock(folder.lock)
+        try_lock(folder.lock)
         os.mkdir(folder.work, 0o700)
         if user is not None:
             os.chown(folder.work, user, user)
@@ -102,12 +102,13 @@ def _is_free(path: str) -> bool:
     except OSError:
         return False
     try:
-        return _try_lock(descriptor)
+        return try_lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open folder for this process and those that inherit it; return False if somebody else has it."""
     import fcntl  # not everywhere where this package is imported
 
     try:

@@ -192,6 +192,7 @@ class LocalProvider(Provider):
                 sandbox = begun.sandbox()
                 try:
                     if await sandbox.started():
+                        self.notebook.clean_later()
                         return sandbox
                 except BaseException:
                     await sandbox.close()
@@ -223,7 +224,9 @@ class LocalProvider(Provider):
         """The notebook's folder. Raises ConfigurationError."""
         if self._notebook is None:
             name = self.host_environment.get("JPY_SESSION_NAME", "")
-            self._notebook = NotebookFolder(self.workspace or Workspace(parent=self), os.getcwd(), name)
+            self._notebook = NotebookFolder(
+                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock
+            )
         return self._notebook
 
     async def connect(self, sandbox_id: str) -> Sandbox:
@@ -235,6 +238,13 @@ class LocalProvider(Provider):
 
     async def list(self) -> Sequence[SandboxRecord]:
         return folders.records(self.work_root)
+
+    def belongs_to(self, notebook: str) -> bool:
+        try:
+            return self.notebook.belongs_to(notebook)
+        except ConfigurationError:
+            # The first cell says it.
+            return False
 
     def language_version(self) -> str:
         return self._examined().version

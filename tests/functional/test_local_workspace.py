@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ if sys.platform != "linux":
 if not any(binary.overlays for binary in bubblewrap.find()):
     pytest.skip("needs a bubblewrap that can mount overlays", allow_module_level=True)
 
-SECRET = "do not tell"
+SECRET = "do not tell"  # noqa: S105 - what no test may find
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def started(place: Path) -> Start:
     @asynccontextmanager
     async def started(mode: str = "overlay", **options: Any) -> AsyncIterator[tuple[LocalSandbox, Inside]]:
         binary = options.pop("bubblewrap", "")
-        workspace = Workspace(mode=mode, layers=str(place / "layers"), **options)
+        workspace = Workspace(mode=mode, **{"layers": str(place / "layers"), **options})
         provider = StubProvider(bubblewrap=binary)
         provider.workspace = workspace
         sandbox, inside = await start(provider)
@@ -81,6 +80,10 @@ def state(folder: Path) -> dict[str, tuple[object, ...]]:
         content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         found[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, content)
     return found
+
+
+def owners(folder: Path) -> set[int]:
+    return {path.lstat().st_uid for path in folder.rglob("*")}
 
 
 async def read(sandbox: LocalSandbox) -> dict[str, Change]:
@@ -154,8 +157,8 @@ async def test_apply_makes_exactly_the_changes_that_were_shown(folder: Path, sta
     assert sorted(path.name for path in (folder / "sub").iterdir()) == ["renamed.txt"]
     assert (folder / "new/folder/link").read_text() == "new"
     assert stat.S_IMODE((folder / "tool.sh").stat().st_mode) == 0o755
-    assert {path.lstat().st_uid for path in folder.rglob("*")} == {os.getuid()}
-    assert not list(folder.rglob(".sandbox-*"))
+    assert owners(folder) == {os.getuid()}
+    assert not [path for path in state(folder) if ".sandbox-" in path]
 
 
 async def test_a_file_that_changed_on_the_host_since_it_was_shown_is_not_overwritten(
@@ -190,8 +193,8 @@ async def test_a_file_that_a_cell_changes_after_it_was_shown_is_not_applied(fold
 async def test_discarded_changes_are_gone_in_the_sandbox(folder: Path, started: Start) -> None:
     look = """
 import os
-result = sorted((os.path.join(base, name), open(os.path.join(base, name)).read() if os.access(os.path.join(base, name), 4)
-    else "") for base, _, names in os.walk(".") for name in names)
+paths = [os.path.join(base, name) for base, _, names in os.walk(".") for name in names]
+result = sorted((path, open(path).read()) for path in paths)
 """
     before = state(folder)
     async with started() as (sandbox, inside):
@@ -272,7 +275,7 @@ async def test_secrets_are_not_shown_under_any_name(secrets: Path, started: Star
         assert ".env" not in await inside.run("import os; result = os.listdir()")
         with pytest.raises(CodeError, match="FileNotFoundError"):
             await inside.run("open('symbolic')")
-        assert sandbox.describe()["hidden"].startswith("10 ")
+        assert sandbox.describe()["hidden"].startswith("11 ")
 
 
 async def test_nothing_that_a_cell_does_in_the_layer_reveals_a_secret(secrets: Path, started: Start) -> None:
@@ -302,9 +305,17 @@ attempt(os.unlink, ".env")
         # Removing the folder does not remove, or name, what cells do not see of it.
         assert not [path for path in changes if "rsa" in path or path.endswith(".Env")]
         refused = await apply(sandbox)
-    assert "not empty" in refused["sub"]
     assert "hidden" in refused[".git"]
+    assert not (secrets / "sub/deep.txt").exists()
     assert {(secrets / name).read_text() for name in SECRETS} == {SECRET}
+
+
+async def test_removing_a_folder_leaves_what_is_hidden_in_it(secrets: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run("import shutil; shutil.rmtree('sub')")
+        assert set(await read(sandbox)) == {"sub", "sub/deep.txt"}
+        assert "not empty" in (await apply(sandbox))["sub"]
+    assert sorted(path.name for path in (secrets / "sub").iterdir()) == [".Env", "config-too", "id_rsa.old"]
 
 
 @pytest.mark.parametrize("name", ["id_rsa", "sub/.env", "fresh/folder/.env"])
@@ -325,21 +336,18 @@ async def test_a_sandbox_that_saw_a_secret_is_given_up(folder: Path, started: St
     async with started() as (sandbox, inside):
         (folder / "sub/.env").write_text(SECRET)
         assert await inside.run(SEARCH) == ["./sub/.env"]
-        with pytest.raises(SandboxLostError, match="sub/.env appeared"):
+        with pytest.raises(SandboxLostError, match=r"sub/\.env appeared"):
             sandbox.before_cell()
 
 
-async def test_a_thousand_secrets_do_not_slow_the_start(folder: Path, started: Start) -> None:
-    async def start_time() -> float:
-        began = time.perf_counter()
-        async with started():
-            return time.perf_counter() - began
-
-    without = min([await start_time() for _ in range(3)])
+async def test_a_thousand_secrets_cost_no_mount_each(folder: Path, started: Start) -> None:
     (folder / "keys").mkdir()
     for number in range(1000):
         (folder / "keys" / f"{number}.pem").write_text(SECRET)
-    assert min([await start_time() for _ in range(3)]) - without < 0.1
+    async with started() as (sandbox, inside):
+        assert await inside.run("result = len(open('/proc/self/mounts').readlines())") < 100
+        assert await inside.run(SEARCH) == []
+        assert sandbox.describe()["hidden"].startswith("1000 ")
 
 
 async def test_readonly_shows_the_folder_and_has_another_one_to_write_to(folder: Path, started: Start) -> None:
@@ -373,7 +381,7 @@ async def test_folders_of_others_are_not_shown(
     started: Start, place: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     monkeypatch.setenv("HOME", str(place))
-    monkeypatch.chdir(os.path.expanduser(where))
+    monkeypatch.chdir(place if where == "~" else where)
     async with started() as (sandbox, inside):
         assert await inside.run("import os; result = os.listdir()") == []
         assert "empty folder" in sandbox.greeting()
@@ -386,9 +394,7 @@ async def test_without_overlays_the_folder_is_read_only_and_the_status_says_why(
     real = next(binary.path for binary in bubblewrap.find() if binary.overlays)
     old = place / "bwrap"
     # A program of an older version: it has no such options.
-    old.write_text(
-        f'#!/bin/sh\n# bubblewrap 0.8.0\ncase "$*" in *--overlay*) exit 1 ;; esac\nexec -a "$0" {real} "$@"\n'
-    )
+    old.write_text(f'#!/bin/sh\n# bubblewrap 0.8.0\ncase "$*" in *--overlay*) exit 1 ;; esac\nexec {real} "$@"\n')
     old.chmod(0o755)
     async with started(bubblewrap=str(old)) as (sandbox, inside):
         assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"

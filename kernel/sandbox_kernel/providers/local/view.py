@@ -58,9 +58,8 @@ def make_view(notebook: NotebookFolder, private: str, user: int | None, *, white
     if whiteouts and not view.writable:
         view.whiteouts = os.path.join(private, "whiteouts")
         try:
-            make_whiteouts(view.whiteouts, notebook.folder, secrets.hidden, user)
-            for folder in islice(secrets.folders, _MIRRORED):
-                _make_parents(view.whiteouts, notebook.folder, folder, user)
+            mirrored = islice(secrets.folders, _MIRRORED)
+            make_whiteouts(view.whiteouts, notebook.folder, secrets.hidden, user, mirrored)
         except PermissionError:
             # An old kernel, or a container that forbids every device.
             view.whiteouts = ""
@@ -76,26 +75,37 @@ def make_view(notebook: NotebookFolder, private: str, user: int | None, *, white
     return view
 
 
-def make_whiteouts(layer: str, source: str, hidden: Iterable[str], user: int | None) -> None:
-    """Make, or add to, a layer in which these entries of ``source`` are deleted. Raises OSError."""
-    for path in ("", *hidden):
-        _make_parents(layer, source, os.path.dirname(path), user)
-        if not path:
-            continue
+def make_whiteouts(
+    layer: str, source: str, hidden: Iterable[str], user: int | None, mirrored: Iterable[str] = ()
+) -> None:
+    """Make, or add to, a layer in which these entries of ``source`` are deleted.
+
+    ``mirrored`` are folders to have in it; ``user`` is to own its folders, if not us. Raises OSError.
+    """
+    made: set[str] = set()
+
+    def make(folder: str) -> None:
+        if folder in made:
+            return
+        if folder:
+            make(os.path.dirname(folder))
+        made.add(folder)
+        path = os.path.join(layer, folder)
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+            if user is not None:
+                os.chown(path, user, user)
+            _copy_status(os.path.join(source, folder), path)
+
+    make("")
+    for folder in mirrored:
+        make(folder)
+    device = os.makedev(0, 0)
+    for path in hidden:
+        make(os.path.dirname(path))
         with suppress(FileExistsError):
             # What an overlay takes for a deleted entry; everybody may make this one device (mknod(2), Linux 5.8).
-            os.mknod(os.path.join(layer, path), stat.S_IFCHR, os.makedev(0, 0))
-
-
-def _make_parents(layer: str, source: str, folder: str, user: int | None) -> None:
-    path = os.path.join(layer, folder)
-    if not os.path.isdir(path):
-        if folder:
-            _make_parents(layer, source, os.path.dirname(folder), user)
-        os.mkdir(path)
-        if user is not None:
-            os.chown(path, user, user)
-        _copy_status(os.path.join(source, folder), path)
+            os.mknod(os.path.join(layer, path), stat.S_IFCHR, device)
 
 
 def _copy_status(source: str, target: str) -> None:

@@ -15,7 +15,8 @@ from traitlets.config import Config
 from .configuration import USAGE, check, load_configuration
 from .errors import ConfigurationError, SandboxKernelError
 from .providers.broken import BrokenProvider
-from .providers.registry import create_provider, find_provider, provider_classes, provider_name
+from .providers.registry import SECTIONS, create_provider, find_provider, provider_classes, provider_name
+from .workspace.settings import Workspace
 
 if TYPE_CHECKING:
     from traitlets.config.configurable import Configurable
@@ -79,9 +80,10 @@ class Start:
         try:
             name = provider_name(self._config)
             # Before it is made: traitlets only warns of an option that it does not know.
-            names = {*provider_classes(self._config), "SandboxSession", "EventLog", "Guard"}
-            check(self._config, [find_provider(name)], self._options, names=names)
+            names = {*provider_classes(self._config), *SECTIONS}
+            check(self._config, [find_provider(name), Workspace], self._options, names=names)
             self._provider = create_provider(name, self._config)
+            self._provider.private_paths = self._private_paths()
             self._provider.kernel_arguments = tuple(self._options.kernel_arguments)
             if not self._provider.capabilities.billed:
                 self._provider.prepare()
@@ -89,6 +91,13 @@ class Start:
             self._error = exc
         except TraitError as exc:
             self._error = ConfigurationError(str(exc))
+
+    def _private_paths(self) -> tuple[str, ...]:
+        """Return where keys of Jupyter's lie, which no sandbox may see."""
+        from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_runtime_dir
+
+        key = [str(connection_file(self.connection_file).absolute())] if self.connection_file else []
+        return (*key, jupyter_config_dir(), jupyter_data_dir(), jupyter_runtime_dir())
 
     def make_session(self, kernel: Kernel) -> SandboxSession:
         """Return the session that the configuration asks for."""
@@ -110,7 +119,8 @@ class Start:
 
     def _check(self, classes: list[type[Configurable]]) -> None:
         try:
-            check(self._config, classes, self._options, names=provider_classes(self._config))
+            names = {*provider_classes(self._config), "Workspace"}
+            check(self._config, classes, self._options, names=names)
         except SandboxKernelError as exc:
             self.abandon()
             self._error = exc

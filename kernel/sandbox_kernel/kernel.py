@@ -20,7 +20,7 @@ from .frontend import Frontend
 from .lifecycle import State
 from .link import envelope
 from .link.protocol import Buffer
-from .requests import PendingRequests, Request
+from .requests import PendingRequests, Request, told_notebook
 from .session import SandboxSession
 from .subshells import Subshells
 
@@ -53,6 +53,7 @@ class Kernel:
         self._beside: deque[Request] = deque()
         self._deferred: deque[Request] = deque(maxlen=MAX_DEFERRED)
         self._command_cell: CommandCell | None = None
+        self._renewing = False
         self._stdin_request: Request | None = None
         self._count = 1
         self._uncounted: list[str] | None = None
@@ -110,6 +111,7 @@ class Kernel:
             request = Request(channel, idents, frames, json.loads(frames[0]))
             if request.is_cell:
                 request.read_cell()
+                self._look_for_notebook(request)
         except (ValueError, KeyError, TypeError):
             self.frontend.dropped += 1
             return
@@ -120,6 +122,25 @@ class Kernel:
             self._control(request)
         else:
             self._shell(request)
+
+    def _look_for_notebook(self, request: Request) -> None:
+        """Look into hidden cells for the notebook's name, which VS Code tells in no other way."""
+        if request.counts or self._used or self._renewing:
+            return
+        notebook = told_notebook(request.code)
+        if notebook and self.session.belongs_to(notebook):
+            self._renewing = True
+            self._spawn(self._renew())
+
+    async def _renew(self) -> None:
+        """Change to a new sandbox before a person has run anything; front ends' hidden cells are sent again."""
+        held = list(self._pending.take_all())
+        try:
+            await self.session.stop("its notebook has changes that were kept")
+        finally:
+            self._renewing = False
+        self._waiting.extendleft(reversed(held))
+        self._advance()
 
     def _on_stdin(self, frames: list[bytes]) -> None:
         cell = self._command_cell
@@ -317,6 +338,8 @@ class Kernel:
             self.on_ended(exc)
 
     def _forward(self, request: Request, kind: bytes) -> None:
+        if request.is_cell and request.counts and not self._made_ready(request):
+            return
         if self._uncounted is not None and request.is_cell:
             self.session.set_count(self._count, self._uncounted)
             self._uncounted = None
@@ -328,6 +351,16 @@ class Kernel:
             self.session.send([kind + token, *frames], urgent=kind in (envelope.CONTROL, envelope.ASIDE))
         except ValueError as exc:
             self._fail_and_forget(request, InvocationError(f"The message is too large for a sandbox: {exc}."))
+
+    def _made_ready(self, request: Request) -> bool:
+        """Let the sandbox make ready for a cell; False if it was given up instead, which the cell then tells."""
+        try:
+            notice = self.session.before_cell()
+        except SandboxLostError as exc:
+            self._fail(request, exc)
+            return False
+        self._notice = notice + self._notice
+        return True
 
     # ---- from the sandbox
 
@@ -541,6 +574,7 @@ class Kernel:
         if not self.session.ready:
             return
         self._open = True
+        self._notice = self.session.greeting() + self._notice
         if self._fresh and self._count != 1 and self._uncounted is None:
             self._uncounted = []
         if self._fresh:
@@ -566,7 +600,7 @@ class Kernel:
             self._fail(request, error)
             told = told or (request.is_cell and request.counts)
         waiting = [request for request in self._waiting if not request.lines]
-        if not (lost and self._command_cell is not None):
+        if not (lost and (self._command_cell is not None or self._renewing)):
             self._waiting = deque(request for request in self._waiting if request.lines)
             for request in waiting:
                 self._fail(request, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from .link.protocol import Buffer
 COMMAND = "%sandbox"
 MAX_SENT = 20_000
 """Requests that are remembered after they were done: outputs may name them later."""
+NOTEBOOK_VARIABLE = "__vsc_ipynb_file__"
+"""What VS Code sets in a hidden cell to the notebook's path."""
 
 
 class Request:
@@ -112,6 +115,19 @@ class Request:
         content["code"] = self.code = "\n".join(lines)
         self.frames[3] = json.dumps(content).encode()
         self.lines = []
+
+
+def told_notebook(code: str) -> str:
+    """Return the notebook's file where a cell of VS Code's tells it; else ""."""
+    if NOTEBOOK_VARIABLE not in code:
+        return ""
+    import ast
+
+    found = re.search(rf"^{NOTEBOOK_VARIABLE} = (r?(['\"]).+\2)\s*$", code, re.MULTILINE)
+    try:
+        return str(ast.literal_eval(found[1])) if found else ""
+    except (SyntaxError, ValueError):
+        return ""
 
 
 def _command(line: str) -> str | None:

@@ -32,7 +32,7 @@ from .lifecycle import State, move
 from .link import envelope
 from .link.channel import LinkChannel
 from .link.protocol import Buffer, Link
-from .providers.base import Capabilities, Provider, Sandbox, SandboxSpec
+from .providers.base import Capabilities, Provider, Sandbox, SandboxSpec, WorkspaceChanges
 from .providers.registry import create_provider, provider_name
 from .recording import Recorder
 from .retry import Retry, RetryPolicy
@@ -289,6 +289,32 @@ class SandboxSession(Configurable):
         """Send a Jupyter message (see link/envelope.py). Only while `ready`, or paused with a resume under way."""
         assert self._channel is not None
         self._channel.send(parts, urgent=urgent)
+
+    def greeting(self) -> str:
+        """What the notebook's first cell has to say, as lines; said once."""
+        return self._sandbox.greeting() if self._sandbox is not None else ""
+
+    def belongs_to(self, notebook: str) -> bool:
+        """Take note of the notebook's file; return whether only a new sandbox can show what was kept of it."""
+        return self._provider.belongs_to(notebook)
+
+    def before_cell(self) -> str:
+        """Make ready for a cell that a person ran; return what it has to say.
+
+        Raises SandboxLostError where the sandbox had to be given up for it; the next cell starts another.
+        """
+        if self._sandbox is None:
+            return ""
+        try:
+            return self._sandbox.before_cell()
+        except SandboxLostError as exc:
+            self._fail(exc)
+            raise
+
+    @property
+    def changes(self) -> WorkspaceChanges | None:
+        """What cells changed in the notebook's folder; None where there is no sandbox, or it keeps no changes."""
+        return self._sandbox.changes if self._sandbox is not None else None
 
     def command(self, op: str, **fields: object) -> None:
         """Send the bridge a command, past everything that waits."""

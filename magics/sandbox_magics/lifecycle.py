@@ -25,7 +25,7 @@ async def start(context: CommandContext, arguments: Namespace) -> None:  # noqa:
 
 @command("stop")
 async def stop(context: CommandContext, arguments: Namespace) -> None:  # noqa: ARG001
-    """Give the sandbox back; its variables and files are gone, and the next cell starts a fresh one."""
+    """Give the sandbox back; its variables are gone, and the next cell starts a fresh one."""
     if context.session.state in _GONE:
         context.write("No sandbox is running.\n")
         return

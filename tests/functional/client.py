@@ -333,15 +333,16 @@ def spawn(
     return spawn_with(path, *arguments, environment=environment)
 
 
-def spawn_with(path: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> KernelProcess:
-    """Start a kernel process with a connection file that may not exist yet."""
-    folder = path.parent
-    stderr = folder / f"{path.stem}.stderr"
+def spawn_with(
+    path: Path, *arguments: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> KernelProcess:
+    """Start a kernel process, in a folder, with a connection file that may not exist yet."""
+    stderr = path.parent / f"{path.stem}.stderr"
     with stderr.open("wb") as file:
         process = subprocess.Popen(
             kernel_command(path, *arguments),
-            cwd=folder,
-            env={**kernel_environment(folder), **(environment or {})},
+            cwd=folder or path.parent,
+            env={**kernel_environment(path.parent), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

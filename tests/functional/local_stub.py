@@ -12,6 +12,7 @@ from sandbox_kernel.link.transport import Transport
 from sandbox_kernel.providers.base import SandboxSpec
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.providers.local.sandbox import LocalSandbox
+from sandbox_kernel.workspace.settings import Workspace
 
 EVALUATOR = """
 import json, socket, sys, traceback
@@ -34,6 +35,12 @@ class StubProvider(LocalProvider):
     """Everything is the local provider's but the program that runs inside."""
 
     program = EVALUATOR
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.workspace is None:
+            # These tests look at an empty work folder; the notebook's has tests of its own.
+            self.workspace = Workspace(mode="private")
 
 
 class CodeError(Exception):

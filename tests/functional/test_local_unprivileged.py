@@ -82,7 +82,7 @@ def lend(name: str, packages: Path) -> None:
             shutil.copy(source, packages / file)
 
 
-@pytest.mark.parametrize("tests", ["test_local_sandbox.py", "test_local_limits.py"])
+@pytest.mark.parametrize("tests", ["test_local_sandbox.py", "test_local_limits.py", "test_local_workspace.py"])
 def test_local_provider_serves_a_user_without_privileges(folder: Path, python: str, tests: str) -> None:
     shutil.copy(REPOSITORY / "tests/functional" / tests, folder / "tests/functional")
     scratch = folder / f"scratch-{tests}"

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from sandbox_kernel.workspace.layers import remove_tree
+
+from .client import kernel_environment
+
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 CELL_TIMEOUT = 120
+
+ALLOWED = 'c.SandboxSession.approvals = {"apply": "allow", "discard": "allow"}'
+written: dict[str, set[str]] = {}
+"""By notebook, the files that are there after it was executed and were not before."""
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
@@ -29,8 +40,17 @@ def read(path: Path) -> NotebookNode:
 def executed(path: Path) -> NotebookNode:
     """Execute a notebook once; a cell that fails without being marked for it raises CellExecutionError."""
     notebook = read(path)
-    resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL, resources=resources).execute()
+    # A copy of the folder, because a notebook may write to it, and Jupyter's folders of a user who allows that.
+    with TemporaryDirectory(dir="/var/tmp") as place:
+        folder = shutil.copytree(path.parent, Path(place, "notebooks"))
+        environment = {**kernel_environment(Path(place)), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
+        Path(place, "config").mkdir()
+        Path(place, "config/jupyter_sandbox_config.py").write_text(ALLOWED)
+        resources = {"metadata": {"path": str(folder)}}
+        client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL, resources=resources)
+        client.execute(env=environment)
+        written[path.stem] = {file.name for file in folder.iterdir()} - {file.name for file in path.parent.iterdir()}
+        remove_tree(f"{place}/data")
     return notebook
 
 
@@ -54,22 +74,29 @@ def test_notebook_runs_and_counts_its_cells(path: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
 
 
+def outputs_of(name: str, cell: str) -> list[NotebookNode]:
+    """Return the outputs of a cell, by its id."""
+    (path,) = (path for path in NOTEBOOKS if path.stem == name)
+    (found,) = (one for one in executed(path).cells if one.id == cell)
+    return list(found.outputs)
+
+
+def text_of(name: str, cell: str) -> str:
+    """Return what a cell printed, or its result as text."""
+    outputs = outputs_of(name, cell)
+    return "".join(one.text if one.output_type == "stream" else one.data["text/plain"] for one in outputs)
+
+
 @pytest.fixture(scope="module")
 def outputs() -> Callable[[str], list[NotebookNode]]:
     """A function that gives the outputs of a cell of the quick-start notebook by the cell's id."""
-    (quickstart,) = (path for path in NOTEBOOKS if path.stem == "quickstart")
-    cells = {cell.id: cell for cell in executed(quickstart).cells}
-    return lambda cell: list(cells[cell].outputs)
+    return partial(outputs_of, "quickstart")
 
 
 @pytest.fixture(scope="module")
-def text(outputs: Callable[[str], list[NotebookNode]]) -> Callable[[str], str]:
+def text() -> Callable[[str], str]:
     """A function that gives what a cell of the quick-start notebook printed, or its result as text."""
-
-    def of(cell: str) -> str:
-        return "".join(one.text if one.output_type == "stream" else one.data["text/plain"] for one in outputs(cell))
-
-    return of
+    return partial(text_of, "quickstart")
 
 
 def test_quickstart_prints(text: Callable[[str], str]) -> None:
@@ -112,3 +139,15 @@ def test_quickstart_runs_commands(text: Callable[[str], str]) -> None:
     assert "hello from /" in text("shell")
     assert "isolated process, shared kernel" in text("status")
     assert "%sandbox help COMMAND" in text("help")
+
+
+def test_workspace_applies_what_it_shows_and_no_more() -> None:
+    text = partial(text_of, "workspace")
+    assert text("read") == "this notebook has 13 cells\n"
+    assert "squares.csv  21 bytes" in text("diff")
+    assert ".env  24 bytes  (never applied" in text("diff")
+    assert "Applied: 1 added." in text("apply")
+    assert "Discarded: 3 added." in text("discard")
+    assert text("after") == "['quickstart.ipynb', 'squares.csv', 'workspace.ipynb']"
+    assert "overlay: changes stay in a layer" in text("status")
+    assert written["workspace"] == {"squares.csv"}

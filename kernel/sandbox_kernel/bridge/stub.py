@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 COMMANDS = {
+    "apply": (),
+    "diff": ("--stat",),
+    "discard": (),
     "help": (),
     "pause": (),
     "restart": (),

@@ -10,6 +10,7 @@ from sandbox_kernel.errors import UnknownProviderError
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.providers.registry import find_provider, provider_classes, provider_names
 from sandbox_kernel.session import SandboxSession
+from sandbox_kernel.workspace.settings import Workspace
 
 
 def kernel_configuration(arguments: list[str]) -> Config:
@@ -30,7 +31,7 @@ def check_arguments(arguments: list[str]) -> None:
 def _check(config: Config, options: Options) -> None:
     if options.error is not None:
         raise options.error
-    classes: list[type[Configurable]] = [SandboxSession, EventLog]
+    classes: list[type[Configurable]] = [SandboxSession, EventLog, Workspace]
     for name in provider_names():
         try:
             classes.append(find_provider(name))

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from traitlets.config.configurable import Configurable
 
 from sandbox_kernel.link.transport import Transport
+
+if TYPE_CHECKING:
+    from sandbox_kernel.workspace.applying import Outcome
+    from sandbox_kernel.workspace.changes import Change
 
 
 class IsolationLevel(str, Enum):
@@ -102,9 +107,48 @@ class Sandbox(ABC):
         """
         return ""
 
+    def greeting(self) -> str:
+        """What the notebook's first cell has to say, as lines; said once. "" if nothing."""
+        return ""
+
+    def before_cell(self) -> str:
+        """Make ready for a cell that a person ran, in well under a millisecond; return what it has to say, or "".
+
+        Raises SandboxLostError where the sandbox has to be given up instead.
+        """
+        return ""
+
+    @property
+    def changes(self) -> WorkspaceChanges | None:
+        """What its cells changed in the notebook's folder and nobody applied; None if this kind keeps none."""
+        return None
+
     def describe(self) -> dict[str, str]:
         """Rows for the status table that only this provider knows, such as memory in use and limits."""
         return {}
+
+
+class WorkspaceChanges(Protocol):
+    """What the cells of one sandbox changed in the notebook's folder and nobody applied.
+
+    Cells stand still meanwhile. Each method may raise CommandError and OSError.
+    """
+
+    @property
+    def folder(self) -> str:
+        """The notebook's folder on this machine."""
+
+    async def read(self) -> list[Change]:
+        """Compare the sandbox's files with this machine's."""
+
+    async def texts(self, change: Change) -> tuple[bytes, bytes]:
+        """Return the beginning of a file's content on this machine and in the sandbox."""
+
+    async def apply(self, changes: list[Change]) -> Outcome:
+        """Make changes on this machine, exactly as they were read."""
+
+    async def discard(self, changes: list[Change]) -> Outcome:
+        """Take changes back in the sandbox."""
 
 
 class Provider(Configurable):
@@ -117,6 +161,8 @@ class Provider(Configurable):
     capabilities: Capabilities
     kernel_arguments: Sequence[str] = ()
     """Options for the ipykernel in each sandbox, such as "--InteractiveShell.colors=nocolor"."""
+    private_paths: Sequence[str] = ()
+    """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
 
     def prepare(self) -> None:
         """Begin with a sandbox ahead of the first `create`, which takes it over. Optional.
@@ -127,6 +173,13 @@ class Provider(Configurable):
 
     def abandon(self) -> None:
         """End what `prepare` began and no `create` took over."""
+
+    def belongs_to(self, notebook: str) -> bool:
+        """Take note of the notebook's file, which some front ends tell only when the kernel runs.
+
+        Returns whether the notebook has kept changes that only a new sandbox can show.
+        """
+        return False
 
     @abstractmethod
     async def create(self, spec: SandboxSpec) -> Sandbox:

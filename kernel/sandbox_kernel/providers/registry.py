@@ -19,6 +19,9 @@ GROUP = "sandbox_kernel.providers"
 # A test keeps them equal to pyproject.toml.
 BUILT_IN = {"local": "sandbox_kernel.providers.local.provider:LocalProvider"}
 
+SECTIONS = {"SandboxSession", "EventLog", "Guard", "Workspace"}
+"""The configuration's sections that no provider reads."""
+
 
 def provider_name(config: Config) -> str:
     """Return the name of the provider that is configured (trait `SandboxSession.provider`)."""
@@ -67,7 +70,7 @@ def provider_classes(config: Config) -> set[str]:
     All installed packages are searched only where the configuration has a section that none of this package knows.
     """
     names = {target.rpartition(":")[2] for target in BUILT_IN.values()}
-    if set(config) - names - {"SandboxSession", "EventLog", "Guard"}:
+    if set(config) - names - SECTIONS:
         names |= {target.rpartition(":")[2] for target in _installed().values()}
     return names
 

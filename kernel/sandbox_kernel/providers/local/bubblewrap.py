@@ -21,6 +21,11 @@ class Bubblewrap:
     path: str
     version: tuple[int, ...]
 
+    @property
+    def overlays(self) -> bool:
+        """Whether it can mount overlays."""
+        return self.version >= (0, 11, 0)
+
 
 def find(configured: str = "", minimum: tuple[int, ...] = MINIMUM) -> list[Bubblewrap]:
     """Return the binaries that are new enough, the one to try first first.

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sandbox_kernel.providers.local.environment import SYSTEM_FOLDERS, PythonEnvironment
+from sandbox_kernel.providers.local.view import View
 
 BRIDGE = "/opt/sandbox-bridge"
 RUNTIME = "/run/bridge"
 HOME = "/home/user"
 WORK_FOLDERS = ("/work", "/workspace", "/sandbox/work")
 """Where the work folder appears: the first that no mount is in the way of."""
+SCRATCH = "/scratch"
+"""Where a sandbox writes that can only read its work folder."""
 HOST_NAME = "sandbox"
 USER_ID = 1000
 """The sandbox's user, inside; in root mode it has the number that it has outside."""
@@ -45,6 +48,8 @@ class Layout:
     tmp_size: int
     shm_size: int
     home_size: int
+    view: View | None = None
+    """The notebook's folder as the work folder; else ``work`` is."""
     inside: str = WORK_FOLDERS[0]
     """The work folder's path in the sandbox."""
     user: int | None = None
@@ -221,7 +226,27 @@ def _add_temporary(options: _Options, layout: Layout) -> None:
     options.temporary("/tmp", layout.tmp_size, "1777")
     options.temporary(HOME, layout.home_size, _private(layout))
     options.temporary(RUNTIME, _RUNTIME_SIZE, _private(layout))
-    options.mount(layout.work, layout.inside, how="--bind")
+    if layout.view is None:
+        options.mount(layout.work, layout.inside, how="--bind")
+    else:
+        _add_view(options, layout, layout.view)
+
+
+def _add_view(options: _Options, layout: Layout, view: View) -> None:
+    """Mount the notebook's folder."""
+    options.parents(layout.inside)
+    options.made(layout.inside)
+    if view.whiteouts:
+        # The uppermost comes last.
+        options.add("--overlay-src", view.source, "--overlay-src", view.whiteouts)
+        how = ["--overlay", view.upper, view.work] if view.upper else ["--ro-overlay"]
+        options.add(*how, layout.inside)
+    else:
+        options.add("--bind" if view.writable else "--ro-bind", view.source, layout.inside)
+    for path, folder in view.masks.items():
+        options.add("--ro-bind", view.empty_folder if folder else view.empty_file, f"{layout.inside}/{path}")
+    if not view.upper and not view.writable:
+        options.mount(layout.work, SCRATCH, how="--bind")
 
 
 def _private(layout: Layout) -> str:

@@ -16,6 +16,8 @@ from sandbox_kernel.providers.base import SandboxRecord
 
 _PREFIX = "sandbox-kernel-"
 _WORK = "work"
+MEMORY = "/dev/shm"
+"""A file system in memory, where there is one."""
 _YOUNG = 60.0
 """Seconds for which a folder without a lock may be one that is being made."""
 
@@ -26,6 +28,18 @@ class PrivateFolder:
 
     path: str
     lock: int
+    memory: PrivateFolder | None = None
+    """Another one, in memory, for many small entries; None if there is no place for it."""
+
+    @property
+    def locks(self) -> list[int]:
+        """The descriptors that keep it, while they are open."""
+        return [self.lock, *(self.memory.locks if self.memory else [])]
+
+    @property
+    def paths(self) -> list[str]:
+        """What has to be removed after the sandbox."""
+        return [self.path, *(self.memory.paths if self.memory else [])]
 
     @property
     def sandbox_id(self) -> str:
@@ -39,6 +53,8 @@ class PrivateFolder:
 
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
+        if self.memory is not None:
+            self.memory.close()
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -1
@@ -58,7 +74,7 @@ def create(root: str, user: int | None) -> PrivateFolder:
     try:
         os.mkdir(path, 0o700)
         folder.lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        _try_lock(folder.lock)
+        try_lock(folder.lock)
         os.mkdir(folder.work, 0o700)
         if user is not None:
             os.chown(folder.work, user, user)
@@ -68,6 +84,14 @@ def create(root: str, user: int | None) -> PrivateFolder:
             f"No folder for the sandbox's files could be made in {root} ({exc.strerror}); set LocalProvider.work_root."
         ) from exc
     return folder
+
+
+def create_in_memory() -> PrivateFolder | None:
+    """Make a folder for what is never written to a disk; None where there is no place for it."""
+    try:
+        return create(MEMORY, None) if os.access(MEMORY, os.W_OK) else None
+    except ConfigurationError:
+        return None
 
 
 def records(root: str) -> list[SandboxRecord]:
@@ -102,12 +126,13 @@ def _is_free(path: str) -> bool:
     except OSError:
         return False
     try:
-        return _try_lock(descriptor)
+        return try_lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open folder for this process and those that inherit it; return False if somebody else has it."""
     import fcntl  # not everywhere where this package is imported
 
     try:

@@ -94,9 +94,14 @@ class Janitor:
     """Removes folders and control groups when the kernel process closes its end of the pipe, or ends."""
 
     def __init__(
-        self, name: str, entrance: Entrance, folders: Sequence[str], lock: int, groups: Sequence[str] = ()
+        self,
+        name: str,
+        entrance: Entrance,
+        folders: Sequence[str],
+        locks: Sequence[int],
+        groups: Sequence[str] = (),
     ) -> None:
-        """``name`` is bubblewrap's ``argv[0]``; ``lock`` is a descriptor to keep open as long as the janitor lives."""
+        """``name`` is bubblewrap's ``argv[0]``; ``locks`` are descriptors to keep open as long as the janitor lives."""
         reader, self._pipe = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -104,7 +109,7 @@ class Janitor:
                 stdin=entrance.told,
                 stdout=entrance.going_on if entrance.going_on >= 0 else subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[reader, lock],
+                pass_fds=[reader, *locks],
                 env={"PATH": "/usr/bin:/bin:/usr/local/bin:/run/current-system/sw/bin"},
                 cwd="/",
                 start_new_session=True,

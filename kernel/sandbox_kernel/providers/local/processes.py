@@ -136,10 +136,11 @@ class SandboxProcesses:
         """
         sizes: dict[int, int] = {}
         sockets: dict[int, bool] = {}
+        inside = tuple(f"{folder}/" for folder in folders)
         for _, mapping in self._unnamed():
             number, inode = mapping["object"].split()
             major, _, minor = number.partition(":")
-            in_folder = mapping["path"].startswith(tuple(f"{folder}/" for folder in folders))
+            in_folder = mapping["path"].startswith(inside)
             if in_folder or os.makedev(int(major, 16), int(minor, 16)) == device:
                 sizes[int(inode)] = max(sizes.get(int(inode), 0), _extent(mapping))
         # Last, because an open file tells its size.
@@ -147,9 +148,20 @@ class SandboxProcesses:
             if stat.S_ISSOCK(status.st_mode):
                 if status.st_ino not in sockets:
                     sockets[status.st_ino] = bool(_IN_FLIGHT.search(self._read(*path)))
-            elif status.st_dev == device and not status.st_nlink and stat.S_ISREG(status.st_mode):
+            elif (
+                not status.st_nlink
+                and stat.S_ISREG(status.st_mode)
+                # An overlay tells another device than the one its layer lies on, but it tells the path.
+                and (status.st_dev == device or self._link(*path).startswith(inside))
+            ):
                 sizes[status.st_ino] = status.st_blocks * 512
         return RemovedFiles(sum(sizes.values()), any(sockets.values()))
+
+    def _link(self, number: str, path: str) -> str:
+        """Return what the open file with this `fdinfo` was opened as."""
+        with suppress(OSError), self._open(number, os.O_DIRECTORY) as folder:
+            return os.readlink(path.replace("/fdinfo/", "/fd/"), dir_fd=folder)
+        return ""
 
     def _open_files(self) -> Iterator[tuple[tuple[str, str], os.stat_result]]:
         """Yield process and path of the `fdinfo` of each open file, and its status.

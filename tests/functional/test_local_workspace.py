@@ -1,0 +1,435 @@
+"""The notebook's folder in a local sandbox: what cells see of it, and what becomes of what they write."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_kernel.errors import SandboxLostError
+from sandbox_kernel.providers.local import bubblewrap
+from sandbox_kernel.providers.local.sandbox import LocalSandbox
+from sandbox_kernel.workspace.changes import Action, Change, Kind
+from sandbox_kernel.workspace.layers import remove_tree
+from sandbox_kernel.workspace.settings import Workspace
+
+from .local_stub import CodeError, Inside, StubProvider, start
+
+if sys.platform != "linux":
+    pytest.skip("the local provider is for Linux", allow_module_level=True)
+if not any(binary.overlays for binary in bubblewrap.find()):
+    pytest.skip("needs a bubblewrap that can mount overlays", allow_module_level=True)
+
+SECRET = "do not tell"  # noqa: S105 - what no test may find
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a notebook's folder and for layers."""
+    yield tmp_path
+    remove_tree(str(tmp_path / "layers"))
+
+
+@pytest.fixture
+def folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A notebook's folder, in which the tests are."""
+    path = place / "project"
+    path.mkdir()
+    (path / "data.csv").write_text("a,b\n1,2\n")
+    (path / "private.txt").write_text("mine\n")
+    (path / "private.txt").chmod(0o600)
+    (path / "sub").mkdir()
+    (path / "sub/deep.txt").write_text("deep\n")
+    monkeypatch.chdir(path)
+    return path
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def started(place: Path) -> Start:
+    @asynccontextmanager
+    async def started(mode: str = "overlay", **options: Any) -> AsyncIterator[tuple[LocalSandbox, Inside]]:
+        binary = options.pop("bubblewrap", "")
+        workspace = Workspace(mode=mode, **{"layers": str(place / "layers"), **options})
+        provider = StubProvider(bubblewrap=binary)
+        provider.workspace = workspace
+        sandbox, inside = await start(provider)
+        try:
+            yield sandbox, inside
+        finally:
+            inside.close()
+            await sandbox.close()
+            provider.notebook.close()
+
+    return started
+
+
+def state(folder: Path) -> dict[str, tuple[object, ...]]:
+    """Everything about a folder that writing to it would change."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in [folder, *folder.rglob("*")]:
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        found[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, content)
+    return found
+
+
+def owners(folder: Path) -> set[int]:
+    return {path.lstat().st_uid for path in folder.rglob("*")}
+
+
+async def read(sandbox: LocalSandbox) -> dict[str, Change]:
+    assert sandbox.changes is not None
+    return {change.path: change for change in await sandbox.changes.read()}
+
+
+async def apply(sandbox: LocalSandbox, *paths: str) -> dict[str, str]:
+    """Apply changes; return what was refused, and why."""
+    changes = await read(sandbox)
+    assert sandbox.changes is not None
+    outcome = await sandbox.changes.apply([changes[path] for path in paths] if paths else list(changes.values()))
+    return {change.path: why for change, why in outcome.refused}
+
+
+CHANGES = """
+import os
+os.umask(0o022)
+open("data.csv", "a").write("3,4\\n")
+open("private.txt", "a").write("theirs\\n")
+os.rename("sub/deep.txt", "sub/renamed.txt")
+os.makedirs("new/folder")
+open("new/folder/file", "w").write("new")
+os.symlink("file", "new/folder/link")
+open("tool.sh", "w").write("#!/bin/sh")
+os.chmod("tool.sh", 0o7777)
+"""
+
+
+async def test_cells_read_the_folder_and_their_writing_leaves_it_untouched(folder: Path, started: Start) -> None:
+    before = state(folder)
+    async with started() as (sandbox, inside):
+        assert await inside.run("import os; result = os.getcwd(), sorted(os.listdir())") == [
+            "/work",
+            ["data.csv", "private.txt", "sub"],
+        ]
+        assert await inside.run("result = open('private.txt').read()") == "mine\n"
+        await inside.run(CHANGES)
+        await inside.run("import shutil; shutil.rmtree('sub')")
+        assert await inside.run("import os; result = sorted(os.listdir())") == [
+            "data.csv",
+            "new",
+            "private.txt",
+            "tool.sh",
+        ]
+        assert "overlay" in sandbox.describe()["workspace"]
+    assert state(folder) == before
+
+
+async def test_apply_makes_exactly_the_changes_that_were_shown(folder: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run(CHANGES)
+        changes = await read(sandbox)
+        assert {(change.path, change.action, change.kind) for change in changes.values()} == {
+            ("data.csv", Action.CHANGE, Kind.FILE),
+            ("private.txt", Action.CHANGE, Kind.FILE),
+            ("sub/deep.txt", Action.REMOVE, Kind.FILE),
+            ("sub/renamed.txt", Action.ADD, Kind.FILE),
+            ("new", Action.ADD, Kind.FOLDER),
+            ("new/folder", Action.ADD, Kind.FOLDER),
+            ("new/folder/file", Action.ADD, Kind.FILE),
+            ("new/folder/link", Action.ADD, Kind.LINK),
+            ("tool.sh", Action.ADD, Kind.FILE),
+        }
+        assert await apply(sandbox) == {}
+        assert await read(sandbox) == {}
+        assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n3,4\n"
+    assert (folder / "data.csv").read_text() == "a,b\n1,2\n3,4\n"
+    assert (folder / "private.txt").read_text() == "mine\ntheirs\n"
+    assert stat.S_IMODE((folder / "private.txt").stat().st_mode) == 0o600
+    assert sorted(path.name for path in (folder / "sub").iterdir()) == ["renamed.txt"]
+    assert (folder / "new/folder/link").read_text() == "new"
+    assert stat.S_IMODE((folder / "tool.sh").stat().st_mode) == 0o755
+    assert owners(folder) == {os.getuid()}
+    assert not [path for path in state(folder) if ".sandbox-" in path]
+
+
+async def test_a_file_that_changed_on_the_host_since_it_was_shown_is_not_overwritten(
+    folder: Path, started: Start
+) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run(CHANGES)
+        changes = list((await read(sandbox)).values())
+        (folder / "data.csv").write_text("mine\n")
+        (folder / "tool.sh").write_text("mine\n")
+        (folder / "sub/deep.txt").write_text("mine\n")
+        assert sandbox.changes is not None
+        outcome = await sandbox.changes.apply(changes)
+    refused = {change.path: why for change, why in outcome.refused}
+    assert set(refused) == {"data.csv", "tool.sh", "sub/deep.txt"}
+    assert set(refused.values()) == {"it was changed on this machine since it was shown"}
+    assert {(folder / name).read_text() for name in refused} == {"mine\n"}
+    assert (folder / "private.txt").read_text() == "mine\ntheirs\n"
+
+
+async def test_a_file_that_a_cell_changes_after_it_was_shown_is_not_applied(folder: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run("open('data.csv', 'w').write('harmless')")
+        changes = list((await read(sandbox)).values())
+        await inside.run("open('data.csv', 'w').write('harmful!')")
+        assert sandbox.changes is not None
+        outcome = await sandbox.changes.apply(changes)
+    assert [why for _, why in outcome.refused] == ["a cell changed it since it was shown"]
+    assert (folder / "data.csv").read_text() == "a,b\n1,2\n"
+
+
+async def test_discarded_changes_are_gone_in_the_sandbox(folder: Path, started: Start) -> None:
+    look = """
+import os
+paths = [os.path.join(base, name) for base, _, names in os.walk(".") for name in names]
+result = sorted((path, open(path).read()) for path in paths)
+"""
+    before = state(folder)
+    async with started() as (sandbox, inside):
+        at_first = await inside.run(look)
+        await inside.run(CHANGES + "import shutil\nshutil.rmtree('sub')\nos.mkfifo('pipe')\nopen('.env', 'w')")
+        assert sandbox.changes is not None
+        outcome = await sandbox.changes.discard(list((await read(sandbox)).values()))
+        assert outcome.refused == []
+        assert await inside.run(look) == at_first
+        assert await read(sandbox) == {}
+        # The layer is as good as before.
+        await inside.run("open('sub/deep.txt', 'a').write('er')")
+        assert list(await read(sandbox)) == ["sub/deep.txt"]
+    assert state(folder) == before
+
+
+async def test_changes_outlive_the_sandbox_and_applied_ones_do_not_hide_the_hosts(folder: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        assert sandbox.greeting() == ""
+        await inside.run(CHANGES)
+        await apply(sandbox, "data.csv", "sub/deep.txt", "sub/renamed.txt")
+        left = await read(sandbox)
+    (folder / "data.csv").write_text("edited here\n")
+    (folder / "sub/deep.txt").write_text("back again\n")
+    async with started() as (sandbox, inside):
+        assert "were not applied" in sandbox.greeting()
+        assert sandbox.greeting() == ""
+        assert set(await read(sandbox)) == set(left)
+        assert await inside.run("result = open('data.csv').read()") == "edited here\n"
+        assert await inside.run("result = open('sub/deep.txt').read()") == "back again\n"
+        assert await inside.run("open('private.txt', 'a').write('!'); result = open('private.txt').read()") == (
+            "mine\ntheirs\n!"
+        )
+
+
+async def test_two_sandboxes_of_one_folder_have_a_layer_each(folder: Path, started: Start) -> None:
+    async with started() as (first, inside), started() as (second, other):
+        await inside.run("open('one', 'w')")
+        await other.run("open('two', 'w')")
+        assert list(await read(first)) == ["one"]
+        assert list(await read(second)) == ["two"]
+
+
+SECRETS = [".env", ".ENV.local", "sub/.Env", "key.PEM", "sub/id_rsa.old", ".git/config", ".aws/credentials"]
+
+
+@pytest.fixture
+def secrets(folder: Path) -> Path:
+    for name in SECRETS:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(SECRET)
+    os.link(folder / ".env", folder / "other-name.txt")
+    os.link(folder / ".git/config", folder / "sub/config-too")
+    (folder / "symbolic").symlink_to(".env")
+    (folder / "in-disguise.cfg").write_text(SECRET)
+    (folder / ".env.d").symlink_to("in-disguise.cfg")
+    return folder
+
+
+SEARCH = f"""
+import os
+result = []
+for base, folders, names in os.walk("."):
+    for name in names:
+        path = os.path.join(base, name)
+        try:
+            if {SECRET!r} in open(path).read(): result.append(path)
+        except OSError: pass
+"""
+
+
+@pytest.mark.parametrize("mode", ["overlay", "readonly", "readwrite"])
+async def test_secrets_are_not_shown_under_any_name(secrets: Path, started: Start, mode: str) -> None:
+    async with started(mode) as (sandbox, inside):
+        assert await inside.run(SEARCH) == []
+        if mode == "readwrite":
+            return
+        assert ".env" not in await inside.run("import os; result = os.listdir()")
+        with pytest.raises(CodeError, match="FileNotFoundError"):
+            await inside.run("open('symbolic')")
+        assert sandbox.describe()["hidden"].startswith("11 ")
+
+
+async def test_nothing_that_a_cell_does_in_the_layer_reveals_a_secret(secrets: Path, started: Start) -> None:
+    tricks = """
+import os, shutil
+def attempt(work, *arguments):
+    try: work(*arguments)
+    except OSError: pass
+attempt(os.rename, ".env", "visible")
+attempt(os.rename, "sub", "moved")
+attempt(shutil.move, "sub", "copied")
+attempt(shutil.copytree, ".git", "gitcopy")
+attempt(os.link, ".env", "linked")
+attempt(os.mkdir, "sub")
+attempt(os.removexattr, "sub", "user.overlay.opaque")
+attempt(os.setxattr, "sub", "user.overlay.opaque", b"n")
+attempt(os.setxattr, "sub", "user.overlay.redirect", b"/sub")
+attempt(os.mkdir, ".git")
+attempt(os.removexattr, ".git", "user.overlay.opaque")
+attempt(open, ".env", "a")
+attempt(os.unlink, ".env")
+"""
+    async with started() as (sandbox, inside):
+        await inside.run(tricks)
+        assert await inside.run(SEARCH) == []
+        changes = await read(sandbox)
+        # Removing the folder does not remove, or name, what cells do not see of it.
+        assert not [path for path in changes if "rsa" in path or path.endswith(".Env")]
+        refused = await apply(sandbox)
+    assert "hidden" in refused[".git"]
+    assert not (secrets / "sub/deep.txt").exists()
+    assert {(secrets / name).read_text() for name in SECRETS} == {SECRET}
+
+
+async def test_removing_a_folder_leaves_what_is_hidden_in_it(secrets: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run("import shutil; shutil.rmtree('sub')")
+        assert set(await read(sandbox)) == {"sub", "sub/deep.txt"}
+        assert "not empty" in (await apply(sandbox))["sub"]
+    assert sorted(path.name for path in (secrets / "sub").iterdir()) == [".Env", "config-too", "id_rsa.old"]
+
+
+@pytest.mark.parametrize("name", ["id_rsa", "sub/.env", "fresh/folder/.env"])
+async def test_a_secret_that_appears_later_is_hidden_before_the_next_cell(
+    folder: Path, started: Start, name: str
+) -> None:
+    async with started() as (sandbox, inside):
+        assert await inside.run(SEARCH) == []
+        assert sandbox.before_cell() == ""
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(SECRET)
+        assert name in sandbox.before_cell()
+        assert await inside.run(SEARCH) == []
+        assert sandbox.before_cell() == ""
+
+
+async def test_a_sandbox_that_saw_a_secret_is_given_up(folder: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        (folder / "sub/.env").write_text(SECRET)
+        assert await inside.run(SEARCH) == ["./sub/.env"]
+        with pytest.raises(SandboxLostError, match=r"sub/\.env appeared"):
+            sandbox.before_cell()
+
+
+async def test_a_thousand_secrets_cost_no_mount_each(folder: Path, started: Start) -> None:
+    (folder / "keys").mkdir()
+    for number in range(1000):
+        (folder / "keys" / f"{number}.pem").write_text(SECRET)
+    async with started() as (sandbox, inside):
+        assert await inside.run("result = len(open('/proc/self/mounts').readlines())") < 100
+        assert await inside.run(SEARCH) == []
+        assert sandbox.describe()["hidden"].startswith("1000 ")
+
+
+async def test_readonly_shows_the_folder_and_has_another_one_to_write_to(folder: Path, started: Start) -> None:
+    before = state(folder)
+    async with started("readonly") as (sandbox, inside):
+        assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
+        with pytest.raises(CodeError, match="Read-only"):
+            await inside.run("open('data.csv', 'a')")
+        await inside.run("open('/scratch/file', 'w').write('x' * 100)")
+        assert sandbox.changes is None
+        assert "read-only" in sandbox.describe()["workspace"]
+    assert state(folder) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="in root mode cells run as a user who may not write there")
+async def test_readwrite_writes(folder: Path, started: Start) -> None:
+    async with started("readwrite") as (sandbox, inside):
+        await inside.run("open('written', 'w').write('by a cell')")
+        assert sandbox.changes is None
+    assert (folder / "written").read_text() == "by a cell"
+
+
+async def test_private_shows_nothing(folder: Path, started: Start) -> None:
+    async with started("private") as (sandbox, inside):
+        assert await inside.run("import os; result = os.listdir()") == []
+        assert sandbox.describe()["workspace"].startswith("private")
+
+
+@pytest.mark.parametrize("where", ["~", "/", "/usr", "/home", "/etc/ssl", "/var/tmp"])
+async def test_folders_of_others_are_not_shown(
+    started: Start, place: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.chdir(place if where == "~" else where)
+    async with started() as (sandbox, inside):
+        assert await inside.run("import os; result = os.listdir()") == []
+        assert "empty folder" in sandbox.greeting()
+        assert "the notebook lies" in sandbox.describe()["workspace"]
+
+
+async def test_without_overlays_the_folder_is_read_only_and_the_status_says_why(
+    secrets: Path, started: Start, place: Path
+) -> None:
+    real = next(binary.path for binary in bubblewrap.find() if binary.overlays)
+    old = place / "bwrap"
+    # A program of an older version: it has no such options.
+    old.write_text(f'#!/bin/sh\n# bubblewrap 0.8.0\ncase "$*" in *--overlay*) exit 1 ;; esac\nexec {real} "$@"\n')
+    old.chmod(0o755)
+    async with started(bubblewrap=str(old)) as (sandbox, inside):
+        assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
+        assert await inside.run(SEARCH) == []
+        assert "overlays need 0.11" in sandbox.greeting()
+        assert "overlays need 0.11" in sandbox.describe()["workspace"]
+        (secrets / ".env.late").write_text(SECRET)
+        with pytest.raises(SandboxLostError, match="appeared"):
+            sandbox.before_cell()
+
+
+async def test_where_no_overlay_can_be_mounted_the_folder_is_read_only(folder: Path, started: Start) -> None:
+    # A file system in memory of a process has no extended attributes of users, or no whiteouts, or is none at all.
+    async with started(layers="/proc/self/layers") as (sandbox, inside):
+        assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
+        assert "set Workspace.layers" in sandbox.describe()["workspace"]
+
+
+async def test_folders_with_odd_names_are_shown(place: Path, started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = place / "a:b,c\\d e\n'f'"
+    odd.mkdir()
+    (odd / "x:y,z").write_text("odd")
+    monkeypatch.chdir(odd)
+    async with started() as (sandbox, inside):
+        assert await inside.run("result = open('x:y,z').read()") == "odd"
+        await inside.run("open('new:,', 'w')")
+        assert list(await read(sandbox)) == ["new:,"]
+
+
+async def test_a_removed_file_that_is_open_counts_for_the_limit(folder: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run(
+            "import os; f = open('gone', 'wb'); f.write(bytes(1 << 24)); f.flush(); os.unlink('gone'); "
+            "globals()['__builtins__']['kept'] = f"
+        )
+        processes, folders = sandbox._processes, ("/work",)
+        assert processes is not None
+        assert processes.removed_files(0, folders).size >= 1 << 24

@@ -18,6 +18,7 @@ from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
 from .errors import (
+    InvocationError,
     SandboxConnectionError,
     SandboxError,
     SandboxKernelError,
@@ -31,10 +32,12 @@ from .lifecycle import State, move
 from .link import envelope
 from .link.channel import LinkChannel
 from .link.protocol import Buffer, Link
-from .providers.base import Capabilities, Provider, Sandbox, SandboxSpec
+from .operations import Operations
+from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec
 from .providers.registry import create_provider, provider_name
 from .recording import Recorder
 from .retry import Retry, RetryPolicy
+from .session_files import LinkFiles
 from .shell_command import ShellCommand
 
 CLOSE_TIMEOUT = 0.5
@@ -129,6 +132,8 @@ class SandboxSession(Configurable):
         self._error = ""
         self._commands: dict[int, ShellCommand] = {}
         self._command_numbers = 0
+        self._operations = Operations(self._send_operation, self._next_number, self._ids)
+        self._link_files = LinkFiles(self._operations)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
 
@@ -147,6 +152,22 @@ class SandboxSession(Configurable):
     def capabilities(self) -> Capabilities:
         """What this session's sandboxes can do."""
         return self._provider.capabilities
+
+    @property
+    def directory(self) -> Path:
+        """The notebook's folder on this machine, else the kernel process's working directory."""
+        return self._directory
+
+    @property
+    def host_python(self) -> str:
+        """The interpreter on this machine whose environment the cells see; "" if it is not on this machine."""
+        return self._provider.host_python()
+
+    @property
+    def files(self) -> SandboxFiles:
+        """The running sandbox's files."""
+        own = self._sandbox.files if self._sandbox else None
+        return own or self._link_files
 
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
@@ -335,6 +356,8 @@ class SandboxSession(Configurable):
                 self._on_died(int(event["exit"]), str(event["stderr"]))
             case "output" if event["id"] in self._commands:
                 self._commands[event["id"]].feed(bytes(data))
+            case "operation":
+                self._operations.on_event(event, data)
             case "finished" if event["id"] in self._commands:
                 self._commands.pop(event["id"]).finish(int(event["exit"]))
 
@@ -426,6 +449,7 @@ class SandboxSession(Configurable):
         for command in self._commands.values():
             command.finish(None)
         self._commands.clear()
+        self._operations.on_lost()
         return sandbox
 
     async def stop(self, reason: str = "it was stopped") -> None:
@@ -522,14 +546,59 @@ class SandboxSession(Configurable):
 
     def shell(self, text: str) -> ShellCommand:
         """Run a shell command in the sandbox. Raises SandboxConnectionError where none is running."""
-        if self._channel is None or self._state is not State.ACTIVE:
-            raise SandboxConnectionError(f"No sandbox is running (the session is {self._state.value}).")
-        self._command_numbers += 1
-        number = self._command_numbers
+        return self._run("run", text=text)
+
+    def _run(self, op: str, **fields: object) -> ShellCommand:
+        self._require_running()
+        number = self._next_number()
         command = ShellCommand(lambda: self.command("kill", id=number))
         self._commands[number] = command
-        self.command("run", id=number, text=text)
+        self.command(op, id=number, **fields)
         return command
+
+    def _require_running(self) -> None:
+        if self._channel is None or self._state is not State.ACTIVE:
+            raise SandboxConnectionError(f"No sandbox is running (the session is {self._state.value}).")
+
+    def _next_number(self) -> int:
+        self._command_numbers += 1
+        return self._command_numbers
+
+    def _send_operation(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+        """Send a command of an operation, in order with its data."""
+        if begins:
+            self._require_running()
+        if self._channel is not None:
+            parts: list[Buffer] = [envelope.COMMAND, json.dumps(fields).encode()]
+            self._channel.send(parts if data is None else [*parts, data], urgent=data is None)
+
+    # ---- packages
+
+    async def describe_packages(self) -> dict[str, Any]:
+        """Return what bridge/packages.py says of the sandbox's Python and of the packages that were added to it."""
+        return await self._run_packages("describe")
+
+    async def install_wheels(self, folder: str) -> dict[str, Any]:
+        """Add the wheels of a folder in the sandbox to its packages; return what bridge/packages.py says of them.
+
+        "imported" are those of their modules that the inner kernel had imported before.
+        """
+        said = await self._run_packages("install", folder)
+        with self._operations.begun("installed", modules=said["modules"]) as operation:
+            said["imported"] = (await operation.ended()).get("imported", [])
+        return said
+
+    async def _run_packages(self, *arguments: str) -> dict[str, Any]:
+        command = self._run("packages", arguments=arguments)
+        said = b"".join([chunk async for chunk in command])
+        try:
+            answer = json.loads(said)
+            if command.exit_code or not isinstance(answer, dict):
+                raise ValueError
+        except ValueError as exc:
+            last = said.decode(errors="replace").strip().rpartition("\n")[2] or "it ended"
+            raise InvocationError(f"The packages in the sandbox could not be changed: {last}.", **self._ids()) from exc
+        return answer
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -13,7 +13,9 @@ from typing import Any
 
 import zmq
 
+from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
+from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer, Link, Message
@@ -67,6 +69,7 @@ class Bridge:
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
+        self._files = FileOperations(lambda said, data: self._event("operation", data, **said))
         self._own: dict[str, Callable[[bytes], None]] = {}
         self._busy = 0
         self._warm_up_due: float | None = None
@@ -95,15 +98,20 @@ class Bridge:
                 self._on_link(ready[self._link_fd])
             self._on_kernel(ready)
             self._on_descriptors(ready)
+            if self._polling_commands:
+                self._files.turn()
             self._flush()
 
     def close(self) -> None:
         """End everything that the bridge started."""
         for command in self._commands.values():
             command.kill()
+        self._files.close()
         self._inner.close()
 
     def _timeout(self) -> int | None:
+        if self._polling_commands and self._files.want_turn:
+            return 0
         due = [moment for moment in (self._warm_up_due, self._restart_due, self._ask_due) if moment is not None]
         return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
@@ -173,7 +181,7 @@ class Bridge:
         kind = bytes(parts[0])
         name = CHANNELS.get(kind[:1])
         if name is None:
-            self._on_command(json.loads(bytes(parts[1])))
+            self._on_command(json.loads(bytes(parts[1])), parts[2] if len(parts) > 2 else b"")
             return
         sock = self._inner.sockets.get(name)
         if sock is None:
@@ -185,7 +193,7 @@ class Bridge:
         large = any(len(part) > SMALL for part in parts)
         sock.send_multipart([kind[1:], DELIMITER, b"", *parts[1:]], copy=not large)
 
-    def _on_command(self, command: dict[str, Any]) -> None:
+    def _on_command(self, command: dict[str, Any], data: Buffer) -> None:
         match command["op"]:
             case "interrupt":
                 self._interrupt()
@@ -195,11 +203,17 @@ class Bridge:
                 content = {"execution_count": command["execution_count"], "inputs": command["inputs"]}
                 self._ask("shell", "sandbox_count_request", content)
             case "run":
-                self._run(command["id"], command["text"])
+                self._run(command["id"], ["/bin/sh", "-c", command["text"]])
+            case "packages":
+                self._run(command["id"], [*packages.PROGRAM, *command["arguments"]])
+            case "installed":
+                self._tell_installed(command["id"], command["modules"])
             case "kill":
                 for running in self._commands.values():
                     if running.number == command["id"]:
                         running.kill()
+            case "file" | "file-data" | "file-commit" | "file-credit" | "file-cancel":
+                self._files.command(command, data)
 
     def _interrupt(self) -> None:
         if self._inner.ready:
@@ -235,9 +249,20 @@ class Bridge:
         self._warm_up_due = self._ask_due = None
         self._inner.close()
 
-    def _run(self, number: int, text: str) -> None:
+    def _tell_installed(self, number: int, modules: list[str]) -> None:
+        """Let the kernel find new packages; it answers which of their modules it has imported before."""
+
+        def tell(content: bytes) -> None:
+            self._event("operation", id=number, end=True, imported=json.loads(content).get("imported", []))
+
+        if self._inner.ready:
+            self._ask("control", "sandbox_installed_request", {"modules": modules}, tell)
+        else:
+            tell(b"{}")
+
+    def _run(self, number: int, arguments: list[str]) -> None:
         try:
-            command = ShellCommand(number, text)
+            command = ShellCommand(number, arguments)
         except (OSError, ValueError) as exc:
             # Too long, a zero byte, no process to be had: the shell's own numbers for what cannot be run.
             self._event("output", f"the command cannot be run: {exc}\n".encode(), id=number)

@@ -194,6 +194,9 @@ class LocalProvider(Provider):
     async def list(self) -> Sequence[SandboxRecord]:
         return folders.records(self.work_root)
 
+    def host_python(self) -> str:
+        return self._examined().python
+
     def language_version(self) -> str:
         return self._examined().version
 
@@ -225,7 +228,7 @@ class LocalProvider(Provider):
             # Before bubblewrap, so that it is there whenever we are killed.
             janitor = Janitor(name, entrance, [folder.path, *abandoned], folder.lock, group.folders if group else ())
             try:
-                layout = self._layout(environment, folder.work, user)
+                layout = self._layout(environment, folder.work, folder.packages, user)
                 prologue = limits.prologue(0 if user else processes_counted_outside())
                 with bound_to(limits.cpus):
                     spawned = spawn(binary, name, layout, prologue, self.program, entrance)
@@ -250,10 +253,11 @@ class LocalProvider(Provider):
     def _limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
 
-    def _layout(self, environment: PythonEnvironment, work: str, user: int | None) -> Layout:
+    def _layout(self, environment: PythonEnvironment, work: str, packages: str, user: int | None) -> Layout:
         return Layout(
             environment=environment,
             work=work,
+            packages=packages,
             inside=work_folder((*environment.mounts, *self.read_only)),
             package=_PACKAGE,
             kernel_arguments=tuple(self.kernel_arguments),

@@ -99,7 +99,8 @@ class LocalSandbox(Sandbox):
         if self._group and not self._group.holds(pid):
             self._group = None
         temporary = [f"/proc/{pid}/root/{name}" for name in _TEMPORARY]
-        self._watchdog = watchdog = Watchdog(self._limits, processes, freezer, self._folder.work, temporary)
+        disk = [self._folder.work, self._folder.packages]
+        self._watchdog = watchdog = Watchdog(self._limits, processes, freezer, disk, temporary)
         self._watching = asyncio.ensure_future(self._watch(watchdog, processes))
 
     def output(self) -> str:

@@ -593,11 +593,11 @@ class SandboxSession(Configurable):
         said = b"".join([chunk async for chunk in command])
         try:
             answer = json.loads(said)
-            if command.exit_code or not isinstance(answer, dict):
-                raise ValueError
-        except ValueError as exc:
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
             last = said.decode(errors="replace").strip().rpartition("\n")[2] or "it ended"
-            raise InvocationError(f"The packages in the sandbox could not be changed: {last}.", **self._ids()) from exc
+            raise InvocationError(f"The packages in the sandbox could not be changed: {last}.", **self._ids())
         return answer
 
     def _spawn(self, work: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from typing import Any
 
 from .errors import InvocationError, QuotaError
@@ -24,7 +24,7 @@ class LinkFiles(SandboxFiles):
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
-    async def read(self, path: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, path: str, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
         subject = f"{path!r} cannot be read"
         with self._operations.begun("file", subject, do="read", path=path, credit=CREDIT) as operation:
             event, _ = await operation.next()
@@ -67,7 +67,7 @@ class LinkFiles(SandboxFiles):
 
     async def list(
         self, pattern: str, *, recursive: bool = False, limit: int = 100_000
-    ) -> AsyncIterator[FileEntry]:
+    ) -> AsyncGenerator[FileEntry, None]:
         subject = f"{pattern!r} cannot be listed"
         fields: dict[str, Any] = {"do": "list", "path": pattern, "recursive": recursive, "limit": limit}
         with self._operations.begun("file", subject, **fields) as operation:

@@ -7,15 +7,15 @@ So interrupts and outputs pass between two pieces of a file of any size. Fifos, 
 from __future__ import annotations
 
 import errno
-import fnmatch
 import json
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Union
 
+from sandbox_kernel.bridge.paths import described, inside, matches, with_insides
 from sandbox_kernel.link.protocol import FRAME_SIZE, Buffer
 
 CHUNK = FRAME_SIZE - 1024
@@ -79,7 +79,7 @@ class Writing:
 
     def __init__(self, path: str, mode: int) -> None:
         folder, name = os.path.split(path)
-        if name in ("", ".", "..") or os.path.isdir(path) and not os.path.islink(path):
+        if name in ("", ".", "..") or (os.path.isdir(path) and not os.path.islink(path)):
             raise OperationError("EISDIR", "it is a folder")
         os.makedirs(folder or ".", exist_ok=True)
         self._path = path
@@ -131,7 +131,7 @@ class Walking:
 
     def turn(self) -> tuple[dict[str, Any], bytes] | None:
         """Go on for a moment; return the entries that were found."""
-        entries = []
+        entries: list[list[Any]] = []
         until = time.monotonic() + TURN
         while len(entries) < BATCH and time.monotonic() < until:
             try:
@@ -166,16 +166,16 @@ class FileOperations:
         """Give each its turn."""
         for number, operation in list(self._operations.items()):
             if operation.wants_turn:
-                self._guarded(number, lambda number=number, one=operation: self._step(number, one))
+                self._guarded(number, partial(self._step, number, operation))
 
     def command(self, command: dict[str, Any], data: Buffer) -> None:
         """Begin an operation, or go on with one; what is said of one that ended is not heard."""
         number = command["id"]
         if command["op"] == "file":
-            self._guarded(number, lambda: self._begin(number, command))
+            self._guarded(number, partial(self._begin, number, command))
         elif number in self._operations:
             operation = self._operations[number]
-            self._guarded(number, lambda: self._continue(number, operation, command["op"], command, data))
+            self._guarded(number, partial(self._continue, number, operation, command, data))
 
     def close(self) -> None:
         """End all."""
@@ -187,7 +187,8 @@ class FileOperations:
         self._operations[number] = operation
         self._emit({"id": number, **operation.greeting}, b"")
 
-    def _continue(self, number: int, operation: Operation, op: str, command: dict[str, Any], data: Buffer) -> None:
+    def _continue(self, number: int, operation: Operation, command: dict[str, Any], data: Buffer) -> None:
+        op = command["op"]
         if op == "file-cancel":
             self._end(number)
         elif op == "file-credit" and isinstance(operation, Reading):
@@ -274,13 +275,11 @@ def cause(exc: Exception) -> tuple[str, str]:
 def found(pattern: str, *, recursive: bool, limit: int) -> Iterator[list[Any] | None]:
     """Yield an entry for each path that matches, None where only time has passed, and [] if there would be more.
 
-    In PATTERN are ``*``, ``?``, ``[…]``, and ``**`` for any folders; none of them stands for a name that begins with a
-    dot. A path that exists as it is written is taken so. ``recursive`` adds what is in folders, hidden names too. Links
-    to folders are not entered. Raises OperationError where nothing has been found.
+    ``recursive`` adds what is in folders, hidden names too. Raises OperationError where nothing has been found.
     """
-    count = looks = 0
-    for path in with_insides(matches(pattern)) if recursive else matches(pattern):
-        looks += 1
+    count = 0
+    paths = with_insides(matches(pattern)) if recursive else matches(pattern)
+    for looks, path in enumerate(paths):
         entry = described(path) if path is not None else None
         if entry is not None:
             count += 1
@@ -290,94 +289,6 @@ def found(pattern: str, *, recursive: bool, limit: int) -> Iterator[list[Any] | 
         yield entry
     if not count:
         raise OperationError("ENOENT", "there is no such file")
-
-
-def with_insides(paths: Iterator[str | None]) -> Iterator[str | None]:
-    """Yield each path and what is in it."""
-    for path in paths:
-        yield path
-        if path is not None and not os.path.islink(path):
-            yield from inside(path)
-
-
-def described(path: str) -> list[Any] | None:
-    """Return path, kind, size, time of change and mode; None if it is gone."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
-    kind = kinds.get(stat.S_IFMT(status.st_mode), "special")
-    size = status.st_size if kind == "file" else 0
-    return [path, kind, size, status.st_mtime, stat.S_IMODE(status.st_mode)]
-
-
-def inside(folder: str) -> Iterator[str | None]:
-    """Yield everything below a folder, each folder before what is in it; None between."""
-    waiting = [folder]
-    while waiting:
-        for name, is_folder in names(waiting.pop()):
-            if name is not None:
-                if is_folder:
-                    waiting.append(name)
-                yield name
-            else:
-                yield None
-
-
-def names(folder: str) -> Iterator[tuple[str | None, bool]]:
-    """Yield the paths in a folder and whether each is a folder itself; a folder that cannot be read has none."""
-    yield None, False
-    try:
-        with os.scandir(folder or ".") as entries:
-            for entry in entries:
-                yield os.path.join(folder, entry.name), entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return
-
-
-def matches(pattern: str) -> Iterator[str | None]:
-    """Yield the paths that match a pattern; None between."""
-    if os.path.lexists(pattern):
-        yield pattern
-        return
-    root = "/" if pattern.startswith("/") else ""
-    parts = [part for part in pattern.split("/") if part]
-    waiting = [(root, 0)]
-    while waiting:
-        base, index = waiting.pop()
-        if index == len(parts):
-            yield base or None
-            continue
-        part, last = parts[index], index == len(parts) - 1
-        if not has_magic(part):
-            path = os.path.join(base, part)
-            if os.path.lexists(path) if last else os.path.isdir(path):
-                waiting.append((path, index + 1))
-            yield None
-            continue
-        if part == "**":
-            waiting.append((base, index + 1))
-        accepts = re.compile(fnmatch.translate(part)).match
-        for path, is_folder in names(base):
-            if path is None:
-                yield None
-                continue
-            name = os.path.basename(path)
-            if name.startswith(".") and not part.startswith("."):
-                yield None
-            elif part == "**":
-                if is_folder:
-                    waiting.append((path, index))
-                elif last:
-                    yield path
-            elif accepts(name) and (last or is_folder or os.path.isdir(path)):
-                waiting.append((path, index + 1))
-
-
-def has_magic(part: str) -> bool:
-    """Whether a part of a path stands for several names."""
-    return any(character in part for character in "*?[")
 
 
 # ---- removal

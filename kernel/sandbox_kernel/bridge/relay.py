@@ -181,7 +181,11 @@ class Bridge:
         kind = bytes(parts[0])
         name = CHANNELS.get(kind[:1])
         if name is None:
-            self._on_command(json.loads(bytes(parts[1])), parts[2] if len(parts) > 2 else b"")
+            command = json.loads(bytes(parts[1]))
+            if command["op"].startswith("file"):
+                self._files.command(command, parts[2] if len(parts) > 2 else b"")
+            else:
+                self._on_command(command)
             return
         sock = self._inner.sockets.get(name)
         if sock is None:
@@ -193,7 +197,7 @@ class Bridge:
         large = any(len(part) > SMALL for part in parts)
         sock.send_multipart([kind[1:], DELIMITER, b"", *parts[1:]], copy=not large)
 
-    def _on_command(self, command: dict[str, Any], data: Buffer) -> None:
+    def _on_command(self, command: dict[str, Any]) -> None:
         match command["op"]:
             case "interrupt":
                 self._interrupt()
@@ -212,8 +216,6 @@ class Bridge:
                 for running in self._commands.values():
                     if running.number == command["id"]:
                         running.kill()
-            case "file" | "file-data" | "file-commit" | "file-credit" | "file-cancel":
-                self._files.command(command, data)
 
     def _interrupt(self) -> None:
         if self._inner.ready:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -79,7 +79,7 @@ class SandboxFiles(ABC):
     """
 
     @abstractmethod
-    def read(self, path: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
+    def read(self, path: str, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield a regular file's content in pieces.
 
         Raises NotFoundError; InvocationError for a folder, fifo, device or socket, and where the file got shorter
@@ -95,7 +95,7 @@ class SandboxFiles(ABC):
         """
 
     @abstractmethod
-    def list(self, pattern: str, *, recursive: bool = False, limit: int = 100_000) -> AsyncIterator[FileEntry]:
+    def list(self, pattern: str, *, recursive: bool = False, limit: int = 100_000) -> AsyncGenerator[FileEntry, None]:
         """Yield what matches a pattern (``*``, ``?``, ``[…]``, ``**``), with ``recursive`` also what is in folders.
 
         Wildcards do not stand for names that begin with a dot; links to folders are not entered. The order is any.

@@ -44,6 +44,8 @@ CLOSE_TIMEOUT = 0.5
 """Seconds that a closing session waits for what it does in the background."""
 AWAKE_AFTER = 0.05
 """Seconds after a resume in which a signal may still find threads stopped."""
+TELL_TIMEOUT = 5.0
+"""Seconds that the inner kernel has to say which of the new packages it had imported."""
 MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
 
@@ -585,8 +587,12 @@ class SandboxSession(Configurable):
         """
         said = await self._run_packages("install", folder)
         with self._operations.begun("installed", modules=said["modules"]) as operation:
-            said["imported"] = (await operation.ended()).get("imported", [])
-        return said
+            try:
+                ended = await asyncio.wait_for(operation.ended(), TELL_TIMEOUT)
+            except asyncio.TimeoutError:
+                # It is stopped in a debugger, or was just ended; it looks for packages by itself when it goes on.
+                ended = {}
+        return {**said, "imported": ended.get("imported", [])}
 
     async def _run_packages(self, *arguments: str) -> dict[str, Any]:
         command = self._run("packages", arguments=arguments)

@@ -18,8 +18,8 @@ from sandbox_kernel.errors import CommandError
 
 MAX_LINE = 64 * 1024
 """Characters of one line of pip's that are looked at."""
-OPTIONS = "--disable-pip-version-check --no-input --progress-bar off --no-color".split()
-WHEELS_ONLY = ("--only-binary", ":all:")
+OPTIONS = "--disable-pip-version-check --no-input --no-color".split()
+WHEELS_ONLY = ("--only-binary", ":all:", "--progress-bar", "off")
 OLDEST_PIP = (23, 0)
 """The first whose report of what it would install has a format that stays."""
 

@@ -84,8 +84,16 @@ class Index:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables with which pip knows this index and no other."""
-        ours = {"INDEX_URL": f"{self.address}/simple", "EXTRA_INDEX_URL": "", "FIND_LINKS": "", "CONFIG_FILE": "/dev/null"}
-        return {f"PIP_{name}": value for name, value in ours.items()} | {"PIP_NO_CACHE_DIR": "1", "NO_PROXY": "127.0.0.1"}
+        ours = {
+            "INDEX_URL": f"{self.address}/simple",
+            "EXTRA_INDEX_URL": "",
+            "FIND_LINKS": "",
+            "CONFIG_FILE": "/dev/null",
+        }
+        return {f"PIP_{name}": value for name, value in ours.items()} | {
+            "PIP_NO_CACHE_DIR": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def page(self, path: str) -> bytes | None:
         self.asked.append(path)
@@ -102,7 +110,7 @@ def serving() -> Iterator[Index]:
     index = Index()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             page = index.page(self.path)
             self.send_response(404 if page is None else 200)
             self.send_header("Content-Type", "text/html" if self.path.startswith("/simple") else "application/zip")

@@ -60,7 +60,7 @@ def test_eight_packages_one_of_them_native_are_installed_without_network(noteboo
     assert place.startswith("/opt/sandbox-packages/nativebox/")
     assert "made by the tool" in notebook.run("!tool").stream()
     assert notebook.run("from importlib.metadata import version; version('toolbox')").result == "'1.0'"
-    assert "made" in notebook.run("import sys; !{sys.executable} -c 'import toolbox; toolbox.main()'").stream()
+    assert "made" in notebook.run("import sys\n!{sys.executable} -c 'import toolbox; toolbox.main()'").stream()
 
 
 def test_packages_outlive_a_restart_and_are_not_fetched_again(notebook: FrontEnd, index: Index) -> None:
@@ -104,7 +104,9 @@ def test_a_source_distribution_is_refused_and_never_built(notebook: FrontEnd, in
 
 
 def test_a_package_that_there_is_not_is_an_error_with_its_name(notebook: FrontEnd) -> None:
-    assert "The package index has no nothing-like-it" in notebook.run("%sandbox install nothing-like-it").error["evalue"]
+    assert (
+        "The package index has no nothing-like-it" in notebook.run("%sandbox install nothing-like-it").error["evalue"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,14 +134,18 @@ def test_options_paths_and_addresses_are_refused(notebook: FrontEnd, index: Inde
 
 def test_a_file_of_requirements_is_read(notebook: FrontEnd, kernel: KernelProcess) -> None:
     folder = kernel.connection_file.parent
-    (folder / "requirements.txt").write_text("# ours\nfromfile >= 1, \\\n  < 2  # older\n\nlink6; python_version > '3'\n")
+    (folder / "requirements.txt").write_text(
+        "# ours\nfromfile >= 1, \\\n  < 2  # older\n\nlink6; python_version > '3'\n"
+    )
     cell = notebook.run("%sandbox install -r requirements.txt\nimport fromfile; fromfile.version")
     assert cell.result == "'1.5'"
     (folder / "evil.txt").write_text("link6\n--index-url http://127.0.0.1:1\n")
     assert "Line 2 of the requirements" in notebook.run("%sandbox install -r evil.txt").error["evalue"]
     (folder / "away.txt").symlink_to("/etc/hostname")
     for name in ("away.txt", "/etc/hostname", "../config.py"):
-        assert "must be one file in the notebook's folder" in notebook.run(f"%sandbox install -r {name}").error["evalue"]
+        assert (
+            "must be one file in the notebook's folder" in notebook.run(f"%sandbox install -r {name}").error["evalue"]
+        )
 
 
 def test_pip_in_a_cell_names_the_command(notebook: FrontEnd) -> None:

@@ -1,8 +1,8 @@
 """Patterns of paths and what they match, one step at a time; the same inside the sandbox and outside.
 
-In a pattern are ``*``, ``?``, ``[…]``, and ``**`` for any folders; none stands for a name that begins with a dot. A path
-that exists as it is written is taken so. Links to folders are entered only where the pattern names them. Whoever iterates
-gets None now and then, and can do something else.
+In a pattern are ``*``, ``?``, ``[…]``, and ``**`` for any folders; none stands for a name that begins with a dot. A
+path that exists as it is written is taken so. Links to folders are entered only where the pattern names them. Whoever
+iterates gets None now and then, and can do something else.
 """
 
 from __future__ import annotations

@@ -328,7 +328,8 @@ class Bridge:
         if b'"sandbox-' not in parent:
             return False
         own = self._own_id(parent)
-        if own and b'"idle"' in bytes(frames[6]):
+        if own and b'"idle"' in bytes(frames[6]) and self._own[own] is heard:
+            # Else its reply is still to come: that takes another way, and may be slower.
             del self._own[own]
         return bool(own)
 
@@ -365,7 +366,7 @@ class Bridge:
     # ---- requests of the bridge's own
 
     def _ask(
-        self, channel: str, msg_type: str, content: dict[str, Any], then: Callable[[bytes], None] = lambda content: None
+        self, channel: str, msg_type: str, content: dict[str, Any], then: Callable[[bytes], None] | None = None
     ) -> None:
         """Send a request whose reply and statuses stay here; ``then`` gets the reply's content."""
         msg_id = f"sandbox-{os.urandom(8).hex()}"
@@ -377,7 +378,7 @@ class Bridge:
             "date": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
             "version": "5.3",
         }
-        self._own[msg_id] = then
+        self._own[msg_id] = then or heard
         if len(self._own) > 1000:
             del self._own[next(iter(self._own))]
         frames = [envelope.NO_TOKEN, DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}"]
@@ -386,7 +387,8 @@ class Bridge:
     def _on_own_reply(self, frames: list[Buffer]) -> None:
         own = self._own_id(bytes(frames[4]))
         if own:
-            self._own[own](bytes(frames[6]))
+            then, self._own[own] = self._own[own], heard
+            then(bytes(frames[6]))
 
     # ---- the inner kernel's life
 
@@ -496,6 +498,10 @@ class Bridge:
                 self._poller.unregister(command.fd)
             del self._commands[command.fd]
             self._event("finished", id=command.number, exit=command.finish())
+
+
+def heard(content: bytes) -> None:
+    """Do nothing: what to do with the reply to a request of the bridge's own when nobody wants it, or has it."""
 
 
 def python_version() -> str:

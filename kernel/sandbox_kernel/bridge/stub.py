@@ -29,8 +29,8 @@ COMMANDS = {
 
 
 INSTALL_HINT = """
-This sandbox has no network, so pip cannot fetch packages in it. `%sandbox install PACKAGE …`, at the beginning of a cell,
-fetches them outside and installs them in the sandbox."""
+This sandbox has no network, so pip cannot fetch packages in it. `%sandbox install PACKAGE …`, at the beginning of a
+cell, fetches them outside and installs them in the sandbox."""
 
 
 def register(shell: Any) -> None:

@@ -63,7 +63,7 @@ class Sorter:
 
     def __init__(self, files: SandboxFiles, folder: HostFolder, target: tuple[str, ...]) -> None:
         self._files, self._folder, self._target = files, folder, target
-        self._names: set[str] = set()
+        self._sources: dict[str, str] = {}
         self.arrivals = Arrivals()
 
     async def sort(self, patterns: Sequence[str]) -> Arrivals:
@@ -87,7 +87,7 @@ class Sorter:
         if entry.kind != "folder":
             self._take(entry, base)
             return
-        room = MAX_FILES - len(self._names)
+        room = MAX_FILES - len(self._sources)
         async with aclosing(self._files.list(path, recursive=True, limit=room)) as below:
             async for one in below:
                 if one.kind == "folder":
@@ -115,15 +115,20 @@ class Sorter:
             return "with a name that is dangerous or that no file can have here"
         parts = (*self._target, *names)
         key = unicodedata.normalize("NFC", "/".join(parts)).casefold()
-        if key in self._names:
-            return "with a name that differs from another's in letter case or encoding only"
+        if key in self._sources:
+            # Of the same file nothing is said: another pattern had it.
+            other = self._sources[key] != entry.path
+            return "with a name that differs from another's in letter case or encoding only" if other else ""
+        return self._add(key, entry, parts)
+
+    def _add(self, key: str, entry: FileEntry, parts: tuple[str, ...]) -> str:
         try:
             now = self._folder.status(parts)
         except OSError:
             return "with a link or a file of this machine in the way"
         if now is not None and not stat.S_ISREG(now.st_mode):
             return "with a link or a folder of this machine in their place"
-        self._names.add(key)
+        self._sources[key] = entry.path
         self.arrivals.files.append(Arrival(entry.path, entry.size, parts, now))
         return ""
 

@@ -48,7 +48,7 @@ async def upload(context: CommandContext, arguments: Namespace) -> None:
     """
     choice = await Chooser(context.session.directory, arguments.to).choose(arguments.patterns)
     if not choice.files:
-        raise CommandError(f"There is nothing to upload; left out were {_left_out(choice.left_out)}.")
+        raise CommandError(f"There is nothing to upload; left out were {_left_out(choice.left_out) or 'no files'}.")
     await _approve_upload(context, choice)
     if context.session.state is not State.ACTIVE:
         await context.session.start()
@@ -110,7 +110,8 @@ async def download(context: CommandContext, arguments: Namespace) -> None:
     with HostFolder(str(session.directory)) as folder:
         arrivals = await Sorter(session.files, folder, target).sort(arguments.patterns)
         if not arrivals.files:
-            raise CommandError(f"There is nothing to download; left out were {_left_out(arrivals.left_out)}.")
+            left_out = _left_out(arrivals.left_out) or "no files"
+            raise CommandError(f"There is nothing to download; left out were {left_out}.")
         _check_room(session.directory, arrivals)
         _write_list(context, arrivals)
         await require_approval(context, "download", _question(session.directory.joinpath(*target), arrivals))

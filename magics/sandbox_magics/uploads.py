@@ -72,16 +72,17 @@ class Chooser:
         self._target = target
         self._home = os.path.realpath(os.path.expanduser("~"))
         self._taken: set[str] = set()
+        self._matched = False
         self.choice = Choice()
 
     async def choose(self, patterns: Sequence[str]) -> Choice:
         """Return what all the patterns match. Raises CommandError for one that matches nothing."""
         for pattern in patterns:
-            before = len(self.choice.files) + self.choice.left_out.total()
+            self._matched = False
             async for _ in _with_turns(self._steps(pattern)):
                 if len(self.choice.files) > MAX_FILES:
                     raise CommandError(f"{pattern!r} matches more than {MAX_FILES:,} files; narrow it, or pack them.")
-            if len(self.choice.files) + self.choice.left_out.total() == before:
+            if not self._matched:
                 raise CommandError(f"Nothing matches {pattern!r} in the notebook's folder, {self._directory}.")
         return self.choice
 
@@ -89,6 +90,7 @@ class Chooser:
         pattern = os.path.expanduser(pattern)
         for path in matches(pattern, self._directory):
             if path is not None:
+                self._matched = True
                 named = path == os.path.join(self._directory, pattern)
                 # The real path is without links, so that it says where the file lies.
                 yield from self._take_match(os.path.normpath(path), os.path.realpath(path), named=named)

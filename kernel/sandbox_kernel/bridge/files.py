@@ -61,7 +61,7 @@ class Reading:
 
     def turn(self) -> tuple[dict[str, Any], bytes] | None:
         """Return the next piece."""
-        data = os.read(self._fd, min(CHUNK, self._left))
+        data = os.read(self._fd, min(CHUNK, self._left, self._credit))
         self._left -= len(data)
         self._credit -= len(data)
         self.done = not data or not self._left

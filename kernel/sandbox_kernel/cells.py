@@ -72,13 +72,21 @@ class CommandCell:
             content = {"name": "stderr" if error else "stdout", "text": text}
             self._frontend.publish("stream", content, self.request.header)
 
-    def display(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Show a MIME bundle."""
-        if self._silent:
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        display_id: str = "",
+        update: bool = False,
+    ) -> None:
+        """Show a MIME bundle, or another one in its place."""
+        if not self._silent:
+            transient = {"display_id": display_id} if display_id else {}
+            content = {"data": data, "metadata": metadata or {}, "transient": transient}
+            self._frontend.publish("update_display_data" if update else "display_data", content, self.request.header)
+        elif not display_id:
             self.text += str(data.get("text/plain", "")) + "\n"
-        else:
-            content = {"data": data, "metadata": metadata or {}, "transient": {}}
-            self._frontend.publish("display_data", content, self.request.header)
 
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""

@@ -24,8 +24,19 @@ class CommandContext(Protocol):
     def write(self, text: str, *, error: bool = False) -> None:
         """Show text as it is, at once."""
 
-    def display(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Show a MIME bundle; a terminal shows its text/plain."""
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        display_id: str = "",
+        update: bool = False,
+    ) -> None:
+        """Show a MIME bundle; a terminal shows its text/plain.
+
+        One with a DISPLAY_ID can be replaced later: ``update`` says that this call does so. It shows how far something
+        has come, so a context that shows everything at the end leaves it out.
+        """
 
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""

@@ -18,6 +18,7 @@ from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
 from .errors import (
+    InvocationError,
     SandboxConnectionError,
     SandboxError,
     SandboxKernelError,
@@ -32,16 +33,20 @@ from .lifecycle import State, move
 from .link import envelope
 from .link.channel import LinkChannel
 from .link.protocol import Buffer, Link
-from .providers.base import Capabilities, Provider, Sandbox, SandboxSpec, WorkspaceChanges
+from .operations import Operations
+from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec, WorkspaceChanges
 from .providers.registry import create_provider, provider_name
 from .recording import Recorder
 from .retry import Retry, RetryPolicy
+from .session_files import LinkFiles
 from .shell_command import ShellCommand
 
 CLOSE_TIMEOUT = 0.5
 """Seconds that a closing session waits for what it does in the background."""
 AWAKE_AFTER = 0.05
 """Seconds after a resume in which a signal may still find threads stopped."""
+TELL_TIMEOUT = 5.0
+"""Seconds that the inner kernel has to say which of the new packages it had imported."""
 MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
 
@@ -133,6 +138,8 @@ class SandboxSession(Configurable):
         self._error = ""
         self._commands: dict[int, ShellCommand] = {}
         self._command_numbers = 0
+        self._operations = Operations(self._send_operation, self._next_number, self._ids)
+        self._link_files = LinkFiles(self._operations)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
 
@@ -151,6 +158,22 @@ class SandboxSession(Configurable):
     def capabilities(self) -> Capabilities:
         """What this session's sandboxes can do."""
         return self._provider.capabilities
+
+    @property
+    def directory(self) -> Path:
+        """The notebook's folder on this machine, else the kernel process's working directory."""
+        return self._directory
+
+    @property
+    def host_python(self) -> str:
+        """The interpreter on this machine whose environment the cells see; "" if it is not on this machine."""
+        return self._provider.host_python()
+
+    @property
+    def files(self) -> SandboxFiles:
+        """The running sandbox's files."""
+        own = self._sandbox.files if self._sandbox else None
+        return own or self._link_files
 
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
@@ -366,6 +389,8 @@ class SandboxSession(Configurable):
                 self._on_died(int(event["exit"]), str(event["stderr"]))
             case "output" if event["id"] in self._commands:
                 self._commands[event["id"]].feed(bytes(data))
+            case "operation":
+                self._operations.on_event(event, data)
             case "finished" if event["id"] in self._commands:
                 self._commands.pop(event["id"]).finish(int(event["exit"]))
 
@@ -457,6 +482,7 @@ class SandboxSession(Configurable):
         for command in self._commands.values():
             command.finish(None)
         self._commands.clear()
+        self._operations.on_lost()
         return sandbox
 
     async def stop(self, reason: str = "it was stopped") -> None:
@@ -553,14 +579,63 @@ class SandboxSession(Configurable):
 
     def shell(self, text: str) -> ShellCommand:
         """Run a shell command in the sandbox. Raises SandboxConnectionError where none is running."""
-        if self._channel is None or self._state is not State.ACTIVE:
-            raise SandboxConnectionError(f"No sandbox is running (the session is {self._state.value}).")
-        self._command_numbers += 1
-        number = self._command_numbers
+        return self._run("run", text=text)
+
+    def _run(self, op: str, **fields: object) -> ShellCommand:
+        self._require_running()
+        number = self._next_number()
         command = ShellCommand(lambda: self.command("kill", id=number))
         self._commands[number] = command
-        self.command("run", id=number, text=text)
+        self.command(op, id=number, **fields)
         return command
+
+    def _require_running(self) -> None:
+        if self._channel is None or self._state is not State.ACTIVE:
+            raise SandboxConnectionError(f"No sandbox is running (the session is {self._state.value}).")
+
+    def _next_number(self) -> int:
+        self._command_numbers += 1
+        return self._command_numbers
+
+    def _send_operation(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+        """Send a command of an operation, in order with its data."""
+        if begins:
+            self._require_running()
+        if self._channel is not None:
+            parts: list[Buffer] = [envelope.COMMAND, json.dumps(fields).encode()]
+            self._channel.send(parts if data is None else [*parts, data], urgent=data is None)
+
+    # ---- packages
+
+    async def describe_packages(self) -> dict[str, Any]:
+        """Return what bridge/packages.py says of the sandbox's Python and of the packages that were added to it."""
+        return await self._run_packages("describe")
+
+    async def install_wheels(self, folder: str) -> dict[str, Any]:
+        """Add the wheels of a folder in the sandbox to its packages; return what bridge/packages.py says of them.
+
+        "imported" are those of their modules that the inner kernel had imported before.
+        """
+        said = await self._run_packages("install", folder)
+        with self._operations.begun("installed", modules=said["modules"]) as operation:
+            try:
+                ended = await asyncio.wait_for(operation.ended(), TELL_TIMEOUT)
+            except asyncio.TimeoutError:
+                # It is stopped in a debugger, or was just ended; it looks for packages by itself when it goes on.
+                ended = {}
+        return {**said, "imported": ended.get("imported", [])}
+
+    async def _run_packages(self, *arguments: str) -> dict[str, Any]:
+        command = self._run("packages", arguments=arguments)
+        said = b"".join([chunk async for chunk in command])
+        try:
+            answer = json.loads(said)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            last = said.decode(errors="replace").strip().rpartition("\n")[2] or "it ended"
+            raise InvocationError(f"The packages in the sandbox could not be changed: {last}.", **self._ids())
+        return answer
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

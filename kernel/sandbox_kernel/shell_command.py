@@ -1,4 +1,4 @@
-"""A shell command that runs in the sandbox, as `SandboxSession.shell` returns it."""
+"""A command that runs in the sandbox, as `SandboxSession.shell` returns it."""
 
 from __future__ import annotations
 

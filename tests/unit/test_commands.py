@@ -328,9 +328,13 @@ class FakeShell:
     def __init__(self) -> None:
         self.magics: dict[tuple[str, str], Any] = {}
         self.hooks: dict[str, Any] = {}
+        self.lines: list[tuple[str, str]] = []
 
     def register_magic_function(self, func: Any, kind: str, name: str) -> None:
         self.magics[kind, name] = func
+
+    def find_line_magic(self, name: str) -> Any:
+        return lambda line: self.lines.append((name, line))
 
     def set_hook(self, name: str, hook: Any, str_key: str) -> None:
         assert name == "complete_command"

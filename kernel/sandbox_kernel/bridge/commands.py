@@ -1,4 +1,4 @@
-"""Shell commands that the bridge runs for `%sandbox shell`, their output sent on while they run."""
+"""Programs that the bridge runs, such as the shell of `%sandbox shell`, their output sent on while they run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ READ_SIZE = 64 * 1024
 class ShellCommand:
     """One command in a process group of its own; its output and errors in one pipe, in the order of writing."""
 
-    def __init__(self, number: int, text: str) -> None:
+    def __init__(self, number: int, arguments: list[str]) -> None:
         self.number = number
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", text],
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

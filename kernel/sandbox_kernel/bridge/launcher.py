@@ -37,10 +37,11 @@ def main() -> None:
     gc.disable()
     ready_fd = int(sys.argv.pop(1))
     os.set_inheritable(ready_fd, False)
-    from sandbox_kernel.bridge import stub
+    from sandbox_kernel.bridge import packages, stub
 
     # What lies beside this file is no business of a cell's.
     del sys.path[0]
+    packages.add_to_path(sys.path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox_kernel"]:
         del sys.modules[name]
 
@@ -73,6 +74,7 @@ def main() -> None:
     app.initialize(sys.argv[1:])
     stub.register(app.kernel.shell)
     serve_beside_cells(app.kernel)
+    app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
     app.kernel.shell_handlers["sandbox_count_request"] = lambda *request: set_count(app.kernel, request[2])
     # Made by its first user, which must be this thread: a request for a subshell may already be waiting.
     getattr(getattr(app, "shell_channel_thread", None), "manager", None)
@@ -248,6 +250,15 @@ def serve_beside_cells(kernel: Any) -> None:
     kernel.do_complete = complete_quickly
     kernel.shell_handlers["execute_request"] = kernel.control_handlers["execute_request"] = counted_execute
     kernel.control_handlers["sandbox_warm_request"] = warm_up
+
+
+async def tell_imported(kernel: Any, stream: Any, ident: Any, request: dict[str, Any]) -> None:
+    """Look for packages anew; answer which of these modules, in another version perhaps, were imported before."""
+    import importlib
+
+    importlib.invalidate_caches()
+    imported = [str(name) for name in request["content"]["modules"] if name in sys.modules]
+    kernel.session.send(stream, "sandbox_installed_reply", {"imported": imported}, request, ident=ident)
 
 
 def set_count(kernel: Any, request: dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 
 import zmq
 
+from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
+from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer, Link, Message
@@ -67,6 +69,7 @@ class Bridge:
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
+        self._files = FileOperations(lambda said, data: self._event("operation", data, **said))
         self._own: dict[str, Callable[[bytes], None]] = {}
         self._busy = 0
         self._warm_up_due: float | None = None
@@ -95,15 +98,20 @@ class Bridge:
                 self._on_link(ready[self._link_fd])
             self._on_kernel(ready)
             self._on_descriptors(ready)
+            if self._polling_commands:
+                self._files.turn()
             self._flush()
 
     def close(self) -> None:
         """End everything that the bridge started."""
         for command in self._commands.values():
             command.kill()
+        self._files.close()
         self._inner.close()
 
     def _timeout(self) -> int | None:
+        if self._polling_commands and self._files.want_turn:
+            return 0
         due = [moment for moment in (self._warm_up_due, self._restart_due, self._ask_due) if moment is not None]
         return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
@@ -173,7 +181,11 @@ class Bridge:
         kind = bytes(parts[0])
         name = CHANNELS.get(kind[:1])
         if name is None:
-            self._on_command(json.loads(bytes(parts[1])))
+            command = json.loads(bytes(parts[1]))
+            if command["op"].startswith("file"):
+                self._files.command(command, parts[2] if len(parts) > 2 else b"")
+            else:
+                self._on_command(command)
             return
         sock = self._inner.sockets.get(name)
         if sock is None:
@@ -195,7 +207,11 @@ class Bridge:
                 content = {"execution_count": command["execution_count"], "inputs": command["inputs"]}
                 self._ask("shell", "sandbox_count_request", content)
             case "run":
-                self._run(command["id"], command["text"])
+                self._run(command["id"], ["/bin/sh", "-c", command["text"]])
+            case "packages":
+                self._run(command["id"], [*packages.PROGRAM, *command["arguments"]])
+            case "installed":
+                self._tell_installed(command["id"], command["modules"])
             case "kill":
                 for running in self._commands.values():
                     if running.number == command["id"]:
@@ -235,9 +251,20 @@ class Bridge:
         self._warm_up_due = self._ask_due = None
         self._inner.close()
 
-    def _run(self, number: int, text: str) -> None:
+    def _tell_installed(self, number: int, modules: list[str]) -> None:
+        """Let the kernel find new packages; it answers which of their modules it has imported before."""
+
+        def tell(content: bytes) -> None:
+            self._event("operation", id=number, end=True, imported=json.loads(content).get("imported", []))
+
+        if self._inner.ready:
+            self._ask("control", "sandbox_installed_request", {"modules": modules}, tell)
+        else:
+            tell(b"{}")
+
+    def _run(self, number: int, arguments: list[str]) -> None:
         try:
-            command = ShellCommand(number, text)
+            command = ShellCommand(number, arguments)
         except (OSError, ValueError) as exc:
             # Too long, a zero byte, no process to be had: the shell's own numbers for what cannot be run.
             self._event("output", f"the command cannot be run: {exc}\n".encode(), id=number)
@@ -301,7 +328,8 @@ class Bridge:
         if b'"sandbox-' not in parent:
             return False
         own = self._own_id(parent)
-        if own and b'"idle"' in bytes(frames[6]):
+        if own and b'"idle"' in bytes(frames[6]) and self._own[own] is heard:
+            # Else its reply is still to come: that takes another way, and may be slower.
             del self._own[own]
         return bool(own)
 
@@ -338,7 +366,7 @@ class Bridge:
     # ---- requests of the bridge's own
 
     def _ask(
-        self, channel: str, msg_type: str, content: dict[str, Any], then: Callable[[bytes], None] = lambda content: None
+        self, channel: str, msg_type: str, content: dict[str, Any], then: Callable[[bytes], None] | None = None
     ) -> None:
         """Send a request whose reply and statuses stay here; ``then`` gets the reply's content."""
         msg_id = f"sandbox-{os.urandom(8).hex()}"
@@ -350,7 +378,7 @@ class Bridge:
             "date": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
             "version": "5.3",
         }
-        self._own[msg_id] = then
+        self._own[msg_id] = then or heard
         if len(self._own) > 1000:
             del self._own[next(iter(self._own))]
         frames = [envelope.NO_TOKEN, DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}"]
@@ -359,7 +387,8 @@ class Bridge:
     def _on_own_reply(self, frames: list[Buffer]) -> None:
         own = self._own_id(bytes(frames[4]))
         if own:
-            self._own[own](bytes(frames[6]))
+            then, self._own[own] = self._own[own], heard
+            then(bytes(frames[6]))
 
     # ---- the inner kernel's life
 
@@ -469,6 +498,10 @@ class Bridge:
                 self._poller.unregister(command.fd)
             del self._commands[command.fd]
             self._event("finished", id=command.number, exit=command.finish())
+
+
+def heard(content: bytes) -> None:
+    """Do nothing: what to do with the reply to a request of the bridge's own when nobody wants it, or has it."""
 
 
 def python_version() -> str:

@@ -5,13 +5,20 @@ The lines that the kernel process runs never come here. Imported by launcher.py,
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, NoReturn
 
 COMMANDS = {
     "apply": (),
     "diff": ("--stat",),
     "discard": (),
+    "download": ("--to",),
+    "files": (),
     "help": (),
+    "install": ("--requirement",),
     "pause": (),
     "restart": (),
     "resume": (),
@@ -19,8 +26,14 @@ COMMANDS = {
     "start": (),
     "status": ("--log",),
     "stop": (),
+    "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
+
+
+INSTALL_HINT = """
+This sandbox has no network, so pip cannot fetch packages in it. `%sandbox install PACKAGE …`, at the beginning of a
+cell, fetches them outside and installs them in the sandbox."""
 
 
 def register(shell: Any) -> None:
@@ -28,6 +41,31 @@ def register(shell: Any) -> None:
     shell.register_magic_function(sandbox_line, "line", "sandbox")
     shell.register_magic_function(sandbox_cell, "cell", "sandbox")
     shell.set_hook("complete_command", complete, str_key="%sandbox")
+    shell.register_magic_function(with_hint(shell, shell.find_line_magic("pip")), "line", "pip")
+
+
+def with_hint(shell: Any, pip: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return IPython's `%pip` with a word about `%sandbox install` where pip has failed for want of a network."""
+
+    @wraps(pip)
+    def pip_with_hint(line: str) -> Any:
+        offline = has_no_network()
+        if offline:
+            # It would try again for many seconds.
+            os.environ.setdefault("PIP_RETRIES", "0")
+        result = pip(line)
+        if offline and line.split()[:1] == ["install"] and shell.user_ns.get("_exit_code"):
+            print(INSTALL_HINT, file=sys.stderr)  # noqa: T201 - in the cell's output
+        return result
+
+    return pip_with_hint
+
+
+def has_no_network() -> bool:
+    """Whether there is no network device but the loopback."""
+    import socket
+
+    return all(name.startswith("lo") for _, name in socket.if_nameindex())
 
 
 def sandbox_line(line: str) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -61,12 +61,65 @@ class SandboxRecord:
     """Seconds since the epoch."""
 
 
+@dataclass(frozen=True)
+class FileEntry:
+    """A file in a sandbox, as its `list` tells it. Every field is the sandbox's word, which may be a lie."""
+
+    path: str
+    kind: str
+    """"file", "folder", "link" or "special" (a fifo, device or socket)."""
+    size: int
+    """Bytes; 0 for what is no file."""
+    modified: float
+    """Seconds since the epoch."""
+    mode: int
+    """Permission bits."""
+
+
+class SandboxFiles(ABC):
+    """The files of a running sandbox. Relative paths begin in its working folder, `~` is its home.
+
+    Nothing is kept in memory as a whole. Besides what is named below, each method raises SandboxConnectionError where
+    no sandbox is running, SandboxLostError when it ends meanwhile, and InvocationError for what else goes wrong.
+    """
+
+    @abstractmethod
+    def read(self, path: str, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield a regular file's content in pieces.
+
+        Raises NotFoundError; InvocationError for a folder, fifo, device or socket, and where the file got shorter
+        meanwhile; QuotaError where it has more than ``limit`` bytes.
+        """
+
+    @abstractmethod
+    async def write(self, path: str, chunks: AsyncIterable[bytes], *, mode: int = 0o644) -> int:
+        """Write a file from pieces, with the folders on its way, and return its size.
+
+        It gets its name when it is whole; until then a file of that name is as it was. Raises QuotaError where there
+        is no room.
+        """
+
+    @abstractmethod
+    def list(self, pattern: str, *, recursive: bool = False, limit: int = 100_000) -> AsyncGenerator[FileEntry, None]:
+        """Yield what matches a pattern (``*``, ``?``, ``[…]``, ``**``), with ``recursive`` also what is in folders.
+
+        Wildcards do not stand for names that begin with a dot; links to folders are not entered. The order is any.
+        Raises NotFoundError where nothing matches; QuotaError, at the end, where more than ``limit`` do.
+        """
+
+    @abstractmethod
+    async def remove(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file or an empty folder, with ``recursive`` also what is in it. Raises NotFoundError."""
+
+
 class Sandbox(ABC):
     """One running isolated environment with a bridge in it."""
 
     provider_name: str
     sandbox_id: str
     isolation: IsolationLevel
+    files: SandboxFiles | None = None
+    """The provider's own way to files, where it has a quicker one than the link; None: they go through the bridge."""
 
     @abstractmethod
     async def open_link(self) -> Transport:
@@ -197,6 +250,13 @@ class Provider(Configurable):
     @abstractmethod
     async def list(self) -> Sequence[SandboxRecord]:
         """Return the sandboxes of this user that exist at the provider now."""
+
+    def host_python(self) -> str:
+        """Return the interpreter on this machine whose environment the cells see; "" if it is not on this machine.
+
+        Its pip says which packages are missing for `%sandbox install`.
+        """
+        return ""
 
     def language_version(self) -> str:
         """Return the Python version ("3.11.7") that cells will see, without starting anything; "" if unknown."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from kernel_bench.cells import cells, library_cells
 from kernel_bench.comms import echoes
 from kernel_bench.completion import at_rest, beside_loop, beside_sleep
+from kernel_bench.files import files
 from kernel_bench.footprint import idle, memory
 from kernel_bench.interrupts import interrupts
 from kernel_bench.lag import lags
@@ -31,6 +32,7 @@ CATALOGUE: Mapping[str, Measurement] = {
     "throughput": throughput,
     "comm": echoes,
     "interrupt": interrupts,
+    "files": files,
     "memory": memory,
     "idle": idle,
 }

@@ -11,6 +11,8 @@ from sandbox_kernel.providers.local.view import View
 
 BRIDGE = "/opt/sandbox-bridge"
 RUNTIME = "/run/bridge"
+PACKAGES = "/opt/sandbox-packages"
+"""Where packages are added to the environment, which is read-only."""
 HOME = "/home/user"
 WORK_FOLDERS = ("/work", "/workspace", "/sandbox/work")
 """Where the work folder appears: the first that no mount is in the way of."""
@@ -40,6 +42,8 @@ class Layout:
 
     environment: PythonEnvironment
     work: str
+    packages: str
+    """Folder on the host for packages that are added."""
     package: str
     """Folder of this package, which the bridge's files are taken from."""
     variables: dict[str, str]
@@ -230,6 +234,7 @@ def _add_temporary(options: _Options, layout: Layout) -> None:
         options.mount(layout.work, layout.inside, how="--bind")
     else:
         _add_view(options, layout, layout.view)
+    options.mount(layout.packages, PACKAGES, how="--bind")
 
 
 def _add_view(options: _Options, layout: Layout, view: View) -> None:
@@ -283,6 +288,7 @@ def _variables(layout: Layout) -> dict[str, str]:
         "SHELL": "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh",
         "LANG": "C.UTF-8",
         "TMPDIR": "/tmp",
+        "SANDBOX_PACKAGES": PACKAGES,
     }
     if environment.is_virtual:
         variables["VIRTUAL_ENV"] = environment.prefix

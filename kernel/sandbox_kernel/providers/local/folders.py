@@ -18,6 +18,7 @@ _PREFIX = "sandbox-kernel-"
 _WORK = "work"
 MEMORY = "/dev/shm"
 """A file system in memory, where there is one."""
+_PACKAGES = "packages"
 _YOUNG = 60.0
 """Seconds for which a folder without a lock may be one that is being made."""
 
@@ -51,6 +52,11 @@ class PrivateFolder:
         """What the sandbox sees as its work folder."""
         return os.path.join(self.path, _WORK)
 
+    @property
+    def packages(self) -> str:
+        """Where packages that are added to the sandbox lie."""
+        return os.path.join(self.path, _PACKAGES)
+
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
         if self.memory is not None:
@@ -61,23 +67,24 @@ class PrivateFolder:
 
     def remove(self) -> None:
         """Remove the folder, in which nothing has run yet."""
-        for path in (self.work, self.path):
+        for path in (self.work, self.packages, self.path):
             with suppress(OSError):
                 os.rmdir(path)
         self.close()
 
 
 def create(root: str, user: int | None) -> PrivateFolder:
-    """Make a folder for a new sandbox. ``user`` is to own the work folder, if not us. Raises ConfigurationError."""
+    """Make a folder for a new sandbox. ``user`` is to own what is in it, if not us. Raises ConfigurationError."""
     path = os.path.join(os.path.abspath(root), f"{_PREFIX}local-{os.urandom(6).hex()}")
     folder = PrivateFolder(path, -1)
     try:
         os.mkdir(path, 0o700)
         folder.lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try_lock(folder.lock)
-        os.mkdir(folder.work, 0o700)
-        if user is not None:
-            os.chown(folder.work, user, user)
+        for inner in (folder.work, folder.packages):
+            os.mkdir(inner, 0o700)
+            if user is not None:
+                os.chown(inner, user, user)
     except OSError as exc:
         folder.remove()
         raise ConfigurationError(

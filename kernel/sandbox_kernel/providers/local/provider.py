@@ -246,6 +246,9 @@ class LocalProvider(Provider):
             # The first cell says it.
             return False
 
+    def host_python(self) -> str:
+        return self._examined().python
+
     def language_version(self) -> str:
         return self._examined().version
 
@@ -298,7 +301,7 @@ class LocalProvider(Provider):
             try:
                 private = folder.paths[-1]
                 view = make_view(notebook, private, user, whiteouts=self._whiteouts and binary.overlays)
-                layout = replace(self._layout(environment, folder.work, user), view=view)
+                layout = replace(self._layout(environment, folder.work, folder.packages, user), view=view)
                 prologue = limits.prologue(0 if user else processes_counted_outside())
                 with bound_to(limits.cpus):
                     before = self._lend(view, notebook, private, user)
@@ -337,10 +340,11 @@ class LocalProvider(Provider):
     def _limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
 
-    def _layout(self, environment: PythonEnvironment, work: str, user: int | None) -> Layout:
+    def _layout(self, environment: PythonEnvironment, work: str, packages: str, user: int | None) -> Layout:
         return Layout(
             environment=environment,
             work=work,
+            packages=packages,
             inside=work_folder((*environment.mounts, *self.read_only)),
             package=_PACKAGE,
             kernel_arguments=tuple(self.kernel_arguments),

@@ -108,8 +108,8 @@ class LocalSandbox(Sandbox):
             self._group = None
         temporary = [f"/proc/{pid}/root/{name}" for name in _TEMPORARY]
         self._shown.observe(pid, freezer)
-        written = self._shown.written or self._folder.work
-        self._watchdog = watchdog = Watchdog(self._limits, processes, freezer, written, temporary)
+        disk = [self._shown.written or self._folder.work, self._folder.packages]
+        self._watchdog = watchdog = Watchdog(self._limits, processes, freezer, disk, temporary)
         self._watching = asyncio.ensure_future(self._watch(watchdog, processes))
 
     def output(self) -> str:

@@ -11,9 +11,10 @@ import asyncio
 import os
 import time
 from contextlib import ExitStack, suppress
+from itertools import chain
 
 from sandbox_kernel.providers.local import folder_size
-from sandbox_kernel.providers.local.command import WORK_FOLDERS
+from sandbox_kernel.providers.local.command import PACKAGES, WORK_FOLDERS
 from sandbox_kernel.providers.local.limits import Limits, format_size
 from sandbox_kernel.providers.local.pausing import Freezer
 from sandbox_kernel.providers.local.processes import SandboxProcesses, machine_shared_memory
@@ -33,20 +34,21 @@ _SLICE = 0.002
 
 
 class Watchdog:
-    """Watches one sandbox with its work folder and its temporary folders, which are in memory."""
+    """Watches one sandbox with its folders on disk, the work folder first, and its temporary ones in memory."""
 
     def __init__(
-        self, limits: Limits, processes: SandboxProcesses, freezer: Freezer, work: str, temporary: list[str]
+        self, limits: Limits, processes: SandboxProcesses, freezer: Freezer, disk: list[str], temporary: list[str]
     ) -> None:
         self._limits, self._processes, self._freezer = limits, processes, freezer
         self._folders = ExitStack()
         with ExitStack() as folders:
             # Held open, because their paths lead through a process that may end.
             self._temporary = [_open_folder(path, folders) for path in temporary]
-            self._folder = _open_folder(work, folders)
+            self._disk = [_open_folder(path, folders) for path in disk]
+            self._folder = self._disk[0]
             self._folders = folders.pop_all()
         self.work_used = 0
-        """Bytes, when the work folder was last measured."""
+        """Bytes in the folders on disk, when they were last measured."""
         self._free = self._free_space()
         self._seen = self._in_flight = 0
         self._work = _Work(processes)
@@ -141,9 +143,10 @@ class Watchdog:
         """Measure the work folder, with files that were removed and are still open."""
         before, self._free = self._free, self._free_space()
         started = turn = time.monotonic()
-        removed = self._processes.removed_files(os.fstat(self._folder).st_dev, WORK_FOLDERS)
+        removed = self._processes.removed_files(os.fstat(self._folder).st_dev, (*WORK_FOLDERS, PACKAGES))
         total = removed.size
-        for size in folder_size.sizes(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder)):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        for size in chain.from_iterable(folder_size.sizes(os.open(".", flags, dir_fd=one)) for one in self._disk):
             total += size
             if time.monotonic() - turn > _SLICE:
                 await asyncio.sleep(0)

@@ -1,0 +1,78 @@
+"""A progress bar in a notebook: one display that is replaced as the work goes on, as HTML and as text."""
+
+from __future__ import annotations
+
+import html
+import os
+import time
+from types import TracebackType
+
+from sandbox_kernel.commands import CommandContext
+
+INTERVAL = 0.1
+"""Seconds between two pictures; front ends draw no faster than a person looks."""
+WIDTH = 24
+"""Characters of the bar as text."""
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def size_text(size: float) -> str:
+    """Return a size in bytes as people say it: "1.2 MB", in units of 1000."""
+    unit = 0
+    while size >= 999.5 and unit < len(UNITS) - 1:
+        size /= 1000
+        unit += 1
+    return f"{size:.0f} {UNITS[unit]}" if unit == 0 or size >= 99.5 else f"{size:.2g} {UNITS[unit]}"
+
+
+def count_text(count: int, noun: str = "file") -> str:
+    """Return "1 file" or "1,234 files"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+class Progress:
+    """Shows how many of ``total`` bytes are done, from the beginning of a block to its end."""
+
+    def __init__(self, context: CommandContext, label: str, total: int) -> None:
+        self._context, self._label, self._total = context, label, total
+        self._id = f"sandbox-progress-{os.urandom(8).hex()}"
+        self._done = 0
+        self._item = ""
+        self._began = self._shown = 0.0
+
+    def __enter__(self) -> Progress:  # noqa: PYI034 - Python 3.10 has no Self
+        self._began = time.monotonic()
+        self._show(update=False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._item = "" if value is None else "ended before it was done"
+        self._show(update=True)
+
+    def begin(self, item: str) -> None:
+        """Say what is being done now."""
+        self._item = item
+
+    def advance(self, size: int) -> None:
+        """So many more bytes are done."""
+        self._done += size
+        if time.monotonic() - self._shown >= INTERVAL:
+            self._show(update=True)
+
+    def _show(self, *, update: bool) -> None:
+        self._shown = time.monotonic()
+        share = min(1.0, self._done / self._total) if self._total else 1.0
+        seconds = self._shown - self._began
+        rate = f", {size_text(self._done / seconds)}/s" if seconds > INTERVAL else ""
+        # In front of the bar, so that what changes its length stands at the end.
+        facts = f"{share:4.0%}, {size_text(self._done)} of {size_text(self._total)}{rate} {self._item}".rstrip()
+        full = round(share * WIDTH)
+        bar = "█" * full + "░" * (WIDTH - full)
+        label, told = html.escape(self._label), html.escape(facts)
+        data = {
+            "text/plain": f"{self._label} {bar} {facts}",
+            "text/html": f'<div>{label} <progress value="{share:.4f}" max="1"></progress> <code>{told}</code></div>',
+        }
+        self._context.display(data, display_id=self._id, update=update)

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 COMMANDS = {
     "help": (),
     "pause": (),
+    "pull": (),
+    "push": (),
     "restart": (),
     "resume": (),
     "shell": (),

@@ -89,9 +89,10 @@ class BlockingSandbox:
         on_input: Callable[[InputRequest], str] | None = None,
     ) -> Result:
         """Run a cell; see `Sandbox.run`."""
-        turn = self._turn()
-        options = {"timeout": timeout, "correlation_id": correlation_id, "on_input": self._asker(on_input, turn)}
-        return turn.wait(self._sandbox.run(code, **options), self._sandbox.interrupt)
+        turn = self.turn()
+        asker = self._asker(on_input, turn)
+        work = self._sandbox.run(code, timeout=timeout, correlation_id=correlation_id, on_input=asker)
+        return turn.wait(work, self._sandbox.interrupt)
 
     def stream(
         self,
@@ -102,7 +103,7 @@ class BlockingSandbox:
         on_input: Callable[[InputRequest], str] | None = None,
     ) -> Iterator[Output]:
         """Run a cell and give its outputs as they come; who stops early interrupts it. See `Sandbox.stream`."""
-        turn = self._turn()
+        turn = self.turn()
         execution = self._sandbox.stream(
             code, timeout=timeout, correlation_id=correlation_id, on_input=self._asker(on_input, turn)
         )
@@ -171,15 +172,17 @@ class BlockingSandbox:
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on this sandbox's loop and return its result."""
-        return self._turn(work).wait(work)
-
-    def _turn(self, work: Coroutine[Any, Any, Any] | None = None) -> Turn:
         try:
-            return Turn(self._thread())
+            turn = self.turn()
         except StateError:
-            if work is not None:
-                work.close()
+            # It will not run; Python would complain of that.
+            work.close()
             raise
+        return turn.wait(work)
+
+    def turn(self) -> Turn:
+        """Return what waits for a coroutine, and does meanwhile what that wants done in this thread."""
+        return Turn(self._thread())
 
     def _thread(self) -> LoopThread:
         if self._closed:

@@ -10,6 +10,8 @@ from sandbox_kernel.errors import SandboxKernelError
 from .notebook import Notebook
 from .registry import Command, all_commands
 
+IDENTIFIER = "sandbox_magics"
+LINE, CELL = MAGICS = ("%sandbox", "%%sandbox")
 CELL_OPTIONS = ("--provider", "--session", "-o")
 
 
@@ -38,18 +40,36 @@ COMPLETERS: dict[str, Callable[[Notebook], Iterable[str]]] = {"help": command_na
 
 
 class Completer:
-    """A hook `complete_command` of IPython's."""
+    """Knows what may stand on a line of ours, where nothing else has anything to say."""
 
     def __init__(self, notebook: Notebook) -> None:
         self._notebook = notebook
 
-    def __call__(self, shell: Any, event: Any) -> list[str]:
+    @property
+    def matcher(self) -> Callable[[Any], Any]:
+        """A function that IPython's completer takes among its `custom_matchers`."""
+        from IPython.core.completer import context_matcher
+
+        matcher: Callable[[Any], Any] = context_matcher(identifier=IDENTIFIER, priority=100)(
+            lambda context: self.complete(context)
+        )
+        return matcher
+
+    def complete(self, context: Any) -> dict[str, Any]:
         """Return what the word at the cursor may be."""
-        first, *words = event.text_until_cursor.lstrip().split() or [""]
-        if words and not event.text_until_cursor[-1].isspace():
-            words.pop()
-        found = self._of_cell(words) if first == "%%sandbox" else self._of_line(words)
-        return sorted({word for word in found if word.startswith(event.symbol)})
+        text = context.line_with_cursor[: len(context.text_until_cursor)]
+        first, *words = text.lstrip().split() or [""]
+        if first not in MAGICS or not (words or text[-1].isspace()):
+            return {"completions": []}
+        symbol = "" if text[-1].isspace() else words.pop()
+        # What IPython replaces may be a part of the word: it divides them at dashes, too.
+        token = str(context.token)
+        found = self._of_cell(words) if first == CELL else self._of_line(words)
+        matching = sorted({word for word in found if word.startswith(symbol)})
+        cut = len(symbol) - len(token) if symbol.endswith(token) else 0
+        from IPython.core.completer import SimpleCompletion
+
+        return {"completions": [SimpleCompletion(word[cut:], type="sandbox") for word in matching], "suppress": True}
 
     def _of_cell(self, words: list[str]) -> Iterable[str]:
         match words[-1:]:

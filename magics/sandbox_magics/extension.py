@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 from argparse import Namespace, RawDescriptionHelpFormatter
-from functools import partial
 from typing import Any
 
 from sandbox_kernel.errors import CellError, CommandError, SandboxKernelError
@@ -13,14 +12,13 @@ from sandbox_kernel.library.loop_thread import Turn
 from sandbox_kernel.library.outputs import Error, cell_error
 
 from .commands import run_line
-from .completion import Completer
+from .completion import IDENTIFIER, Completer
 from .notebook import DEFAULT_SESSION, Notebook, NotebookContext
 from .registry import Parser, split
 from .screen import Screen
 
 ATTRIBUTE = "_sandbox_notebook"
 """Of the shell: the notebook's sandboxes."""
-KEYS = ("%sandbox", "%%sandbox")
 
 
 def load(shell: Any) -> None:
@@ -36,8 +34,7 @@ def load(shell: Any) -> None:
     magics = SandboxMagics(notebook)
     shell.register_magic_function(magics.line, "line", "sandbox")
     shell.register_magic_function(magics.cell, "cell", "sandbox")
-    for key in KEYS:
-        shell.set_hook("complete_command", Completer(notebook), str_key=key)
+    shell.Completer.custom_matchers.append(Completer(notebook).matcher)
 
 
 def unload(shell: Any) -> None:
@@ -47,6 +44,8 @@ def unload(shell: Any) -> None:
         delattr(shell, ATTRIBUTE)
         for kind in ("line", "cell"):
             shell.magics_manager.magics[kind].pop("sandbox", None)
+        matchers = shell.Completer.custom_matchers
+        matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", "") != IDENTIFIER]
         notebook.close()
 
 

@@ -274,6 +274,8 @@ def _require_plain(frame: Any) -> None:
     """Refuse what Arrow takes and does not give back: periods, intervals, sparse columns, names that are used twice."""
     import pandas as pd
 
+    if len(frame) and not len(frame.columns):
+        raise TransferError("the data frame has rows and no columns; push its index as a series")
     if not frame.columns.is_unique:
         raise TransferError("the data frame has two columns of the same name; rename one")
     levels = [frame.index.get_level_values(level) for level in range(frame.index.nlevels)]

@@ -1,3 +1,21 @@
-"""A Jupyter kernel for Python whose cells run in a sandbox."""
+"""A Jupyter kernel for Python whose cells run in a sandbox, and the same sandboxes for programs: `Sandbox`."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Not imported, nor is the module typing: every kernel process begins by importing this file.
+    from .library import BlockingSandbox as BlockingSandbox
+    from .library import Sandbox as Sandbox
 
 __version__ = "0.1.0"
+
+_LIBRARY = ("BlockingSandbox", "Sandbox")
+
+
+def __getattr__(name: str) -> object:
+    if name in _LIBRARY:
+        from . import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

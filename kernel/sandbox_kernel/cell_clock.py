@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from .requests import Request
-
-OnDue = Callable[[Request], None]
+Cell = TypeVar("Cell")
+"""Whatever stands for a cell that runs; it must be hashable."""
 
 
 class _Alarm(NamedTuple):
@@ -17,25 +16,25 @@ class _Alarm(NamedTuple):
     """None while the clock stands still."""
     due: float
     """By the monotonic clock, in seconds; while it stands still: the seconds that are left."""
-    on_due: OnDue
+    on_due: Callable[[Any], None]
 
 
-class CellClock:
-    """At most one alarm for each request."""
+class CellClock(Generic[Cell]):
+    """At most one alarm for each cell."""
 
     def __init__(self) -> None:
-        self._alarms: dict[Request, _Alarm] = {}
+        self._alarms: dict[Cell, _Alarm] = {}
         self._running = True
 
-    def start(self, request: Request, seconds: float, on_due: OnDue) -> None:
-        """Call ``on_due`` when the request has run for so long from now; 0: never. Replaces an earlier alarm."""
-        self.stop(request)
+    def start(self, cell: Cell, seconds: float, on_due: Callable[[Cell], None]) -> None:
+        """Call ``on_due`` when the cell has run for so long from now; 0: never. Replaces an earlier alarm."""
+        self.stop(cell)
         if seconds:
-            self._set(request, seconds, on_due)
+            self._set(cell, seconds, on_due)
 
-    def stop(self, request: Request) -> None:
-        """Forget the request's alarm."""
-        alarm = self._alarms.pop(request, None)
+    def stop(self, cell: Cell) -> None:
+        """Forget the cell's alarm."""
+        alarm = self._alarms.pop(cell, None)
         if alarm is not None and alarm.handle is not None:
             alarm.handle.cancel()
 
@@ -44,14 +43,14 @@ class CellClock:
         if running == self._running:
             return
         self._running = running
-        for request, alarm in list(self._alarms.items()):
+        for cell, alarm in list(self._alarms.items()):
             if alarm.handle is not None:
                 alarm.handle.cancel()
-            self._set(request, alarm.due if running else max(0.0, alarm.due - time.monotonic()), alarm.on_due)
+            self._set(cell, alarm.due if running else max(0.0, alarm.due - time.monotonic()), alarm.on_due)
 
-    def _set(self, request: Request, seconds: float, on_due: OnDue) -> None:
+    def _set(self, cell: Cell, seconds: float, on_due: Callable[[Cell], None]) -> None:
         if self._running:
-            handle = asyncio.get_running_loop().call_later(seconds, on_due, request)
-            self._alarms[request] = _Alarm(handle, time.monotonic() + seconds, on_due)
+            handle = asyncio.get_running_loop().call_later(seconds, on_due, cell)
+            self._alarms[cell] = _Alarm(handle, time.monotonic() + seconds, on_due)
         else:
-            self._alarms[request] = _Alarm(None, seconds, on_due)
+            self._alarms[cell] = _Alarm(None, seconds, on_due)

@@ -15,9 +15,12 @@
     │   ├── SandboxTimeoutError       an operation took longer than its time-out
     │   └── SandboxConnectionError    the provider or the sandbox cannot be reached
     ├── LinkProtocolError             the other side of a link sent what no bridge sends
-    └── CommandError                  a `%sandbox` command was called wrongly
+    ├── CommandError                  a `%sandbox` command was called wrongly
+    ├── TransferError                 a variable cannot travel into a sandbox or out of it
+    └── CellError                     an exception in a cell, raised where the caller asked for that
 
-An exception in the user's cell is data and none of these. Each message is one sentence that says what to do.
+An exception in the user's cell is data; CellError carries it for who calls `raise_on_error`. Each message is one
+sentence that says what to do.
 """
 
 from __future__ import annotations
@@ -110,3 +113,25 @@ class LinkProtocolError(SandboxKernelError):
 
 class CommandError(SandboxKernelError):
     """A `%sandbox` command was called wrongly; the message says how it is called."""
+
+
+class TransferError(SandboxKernelError):
+    """A variable cannot travel into a sandbox or out of it; the message says why."""
+
+
+class CellError(SandboxKernelError):
+    """A cell in a sandbox ended by an exception, and the caller wanted to have it raised.
+
+    Each is of a subclass with the exception's own name, so that notebooks show that name.
+    """
+
+    def __init__(self, name: str, value: str, traceback: list[str]) -> None:
+        super().__init__(value)
+        self.name = name
+        self.value = value
+        self.traceback = traceback
+        """Lines, with colours as terminals know them."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the lines of the sandbox, where the error is, and not ours."""
+        return self.traceback or [f"{self.name}: {self.value}"]

@@ -66,7 +66,7 @@ class Kernel:
         self._settling: Request | None = None
         """A failed cell whose idle status is out: until then the inner kernel might abort what comes next, too."""
         self._subshells = Subshells()
-        self._clock = CellClock()
+        self._clock: CellClock[Request] = CellClock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Callable[[Request], None]] = {
             "kernel_info_request": self._kernel_info,

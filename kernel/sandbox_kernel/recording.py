@@ -69,6 +69,14 @@ class Recorder:
     async def _do(self, work: Callable[[], None]) -> None:
         async with self._turn:
             try:
-                await asyncio.to_thread(work)
+                await _run_beside(work)
             except Exception as exc:  # noqa: BLE001 - a record file that cannot be written must not stop a notebook
                 self._log.write("record_failed", level="warning", error=f"{type(exc).__name__}: {exc}")
+
+
+async def _run_beside(work: Callable[[], None]) -> None:
+    try:
+        await asyncio.to_thread(work)
+    except RuntimeError:
+        # The program that uses a sandbox is ending, and there are no more threads to be had.
+        work()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from traitlets import Dict, Enum, Float, Integer, Unicode, default
+from traitlets import Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
@@ -86,6 +86,11 @@ class SandboxSession(Configurable):
     """Owns at most one sandbox at a time. Its methods are called on the event loop's thread."""
 
     provider = Unicode(config=True, help="The provider that creates sandboxes. Environment: SANDBOX_KERNEL_PROVIDER.")
+    allowed_providers = List(
+        Unicode(),
+        config=True,
+        help="Further providers among which a cell of an ordinary kernel may choose: %%sandbox --provider NAME.",
+    )
     startup_timeout = Float(60.0, config=True, help="Seconds in which a sandbox must have started.")
     execution_timeout = Float(
         0.0, config=True, help="Seconds after which a cell is interrupted, then its kernel ended; 0 means never."

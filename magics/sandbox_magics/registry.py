@@ -58,7 +58,7 @@ class Command:
         return self.parser.parse_args(split(text))
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser that neither prints nor exits."""
 
     def error(self, message: str) -> NoReturn:
@@ -71,7 +71,7 @@ def command(name: str, *arguments: Argument, raw: str = "") -> Callable[[Run], R
 
     def register(run: Run) -> Run:
         description = inspect.getdoc(run)
-        parser = _Parser(
+        parser = Parser(
             f"%sandbox {name}",
             # argparse takes a usage for a format, and for none of the other texts.
             f"%%sandbox {name} {raw}" if raw else None,

@@ -20,6 +20,8 @@ COMMANDS = {
     "help": (),
     "install": ("--requirement",),
     "pause": (),
+    "pull": (),
+    "push": (),
     "restart": (),
     "resume": (),
     "shell": (),

@@ -1,0 +1,320 @@
+"""`Sandbox`: a sandbox for programs that have an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from sandbox_kernel.errors import CommandError, StateError
+from sandbox_kernel.lifecycle import State
+from sandbox_kernel.session import SandboxSession, SessionInfo
+
+from .client import Cell, Client
+from .outputs import MAX_KEPT, Error, InputRequest, Json, Output, Recording, Result
+from .settings import make_session
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+OnInput = Callable[[InputRequest], Union[str, Awaitable[str]]]
+"""Answers `input()` in a cell; it may be a coroutine function."""
+
+MAX_CORRELATION_ID = 128
+
+
+class Sandbox:
+    """One sandbox: it starts with its first use, and ends by `close`, or with the ``async with`` block.
+
+    All its methods belong to one event loop, and to the thread in which that runs.
+    """
+
+    max_output = MAX_KEPT
+    """Bytes of output, about, that a `Result` keeps; `stream` has no such limit."""
+
+    max_pull = 4 * 1024**3
+    """Bytes that a variable may have that comes out of the sandbox."""
+
+    def __init__(
+        self,
+        provider: str = "",
+        *,
+        directory: str | Path | None = None,
+        auto_start: bool = True,
+        on_input: OnInput | None = None,
+        argv: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        """Take the configuration of the kernel: its files and environment, over them ``argv``, over that the arguments.
+
+        ``options`` are options of the session or of the provider by their names in docs/configuration.md, as in
+        ``memory="1 GiB"``. ``auto_start=False`` makes a first use before `start` an error.
+
+        Raises ConfigurationError, also for mistakes in the configuration files.
+        """
+        self._client = Client()
+        self._session = make_session(self._client, provider, options, argv, Path(directory) if directory else None)
+        self._client.attach(self._session)
+        self._auto_start = auto_start
+        self._on_input = on_input
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def create(cls, provider: str = "", **arguments: Any) -> Starting:
+        """Start a sandbox at once: ``await Sandbox.create()`` or ``async with Sandbox.create() as sandbox``."""
+        return Starting(cls(provider, **arguments))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._session).replace("SandboxSession", "Sandbox", 1)
+
+    # ---- what it is
+
+    @property
+    def session(self) -> SandboxSession:
+        """The session behind it, which `%sandbox` commands are about."""
+        return self._session
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._session.state
+
+    @property
+    def info(self) -> SessionInfo:
+        """A snapshot: provider, isolation, identifier, limits and what they leave."""
+        return self._session.info
+
+    # ---- running
+
+    async def run(
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        correlation_id: str = "",
+        on_input: OnInput | None = None,
+    ) -> Result:
+        """Run a cell and return what it came to; an exception in it is part of that.
+
+        ``timeout`` in seconds counts from the cell's beginning (default: SandboxSession.execution_timeout); 0 is none.
+        ``correlation_id`` names this run in the log. Cells run one after the other. Who is cancelled interrupts his
+        cell.
+
+        Raises SandboxTimeoutError, SandboxLostError when the sandbox ended, and what keeps a sandbox from starting.
+        """
+        execution = self.stream(code, timeout=timeout, correlation_id=correlation_id, on_input=on_input)
+        async for _ in execution:
+            pass
+        return execution.result
+
+    def stream(
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        correlation_id: str = "",
+        on_input: OnInput | None = None,
+    ) -> Execution:
+        """Run a cell and iterate over its outputs as they come; then `Execution.result` is there.
+
+        The arguments are those of `run`. A sandbox waits for who does not take its outputs.
+        """
+        if len(correlation_id) > MAX_CORRELATION_ID or not (correlation_id.isprintable() or not correlation_id):
+            raise CommandError(f"A correlation id is printable text of at most {MAX_CORRELATION_ID} characters.")
+        seconds = self._session.execution_timeout if timeout is None else timeout
+        return Execution(self, code, seconds, correlation_id, on_input or self._on_input)
+
+    def interrupt(self) -> bool:
+        """Interrupt the cell that runs, variables kept; return whether one runs."""
+        return self._client.interrupt()
+
+    # ---- variables
+
+    async def push(self, **variables: Any) -> None:
+        """Give variables these values: data frames, arrays, and what JSON carries. Raises TransferError."""
+        from . import transfer
+
+        for name, value in variables.items():
+            await transfer.push(self, name, value)
+
+    async def pull(self, name: str) -> Any:
+        """Return the value of a variable in the sandbox; nothing is unpickled. Raises TransferError."""
+        from . import transfer
+
+        return await transfer.pull(self, name, self.max_pull)
+
+    # ---- its life
+
+    async def start(self) -> None:
+        """Start it now, or resume it. Raises what keeps it from starting."""
+        self._belong_here()
+        if self.state is not State.ACTIVE:
+            await self._session.start()
+
+    async def stop(self) -> None:
+        """Give the sandbox back; the next use starts a fresh one."""
+        self._belong_here()
+        await self._session.stop()
+        self._client.loss = None
+
+    async def restart(self) -> None:
+        """Renew Python in the sandbox: files stay, variables go."""
+        self._belong_here()
+        await self._session.restart()
+        self._client.loss = None
+
+    async def pause(self) -> None:
+        """Freeze it; the next use resumes it. Raises SandboxError where the provider cannot."""
+        self._belong_here()
+        await self._session.pause()
+
+    async def resume(self) -> None:
+        """Let it go on where it was paused."""
+        self._belong_here()
+        await self._session.resume()
+
+    async def close(self) -> None:
+        """Give the sandbox back for good. Idempotent."""
+        error = StateError("The sandbox was closed.")
+        await self._session.close()
+        self._client.on_ended(error)
+
+    # ---- for the library
+
+    async def run_cell(self, cell: Cell) -> None:
+        """Submit a cell when the sandbox is ready for it."""
+        await self._ensure_started()
+        self._client.submit(cell)
+
+    @property
+    def client(self) -> Client:
+        """What cells are sent by."""
+        return self._client
+
+    async def _ensure_started(self) -> None:
+        self._belong_here()
+        loss, self._client.loss = self._client.loss, None
+        if loss is not None:
+            raise loss
+        match self.state:
+            case State.CLOSED:
+                raise StateError("This sandbox was closed; make another one.")
+            case State.INACTIVE | State.ERROR if not self._auto_start:
+                raise StateError("This sandbox does not run: call start() first (it was made with auto_start=False).")
+            case State.ACTIVE:
+                return
+        await self._session.start()
+
+    def _belong_here(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise StateError("This sandbox belongs to another event loop; make one in each, or use BlockingSandbox.")
+
+
+class Execution:
+    """One run of a cell: iterate over it for its outputs. Nothing happens before the iteration begins."""
+
+    def __init__(
+        self, sandbox: Sandbox, code: str, timeout: float, correlation_id: str, on_input: OnInput | None
+    ) -> None:
+        self._sandbox = sandbox
+        self._code = code
+        self._timeout = timeout
+        self._on_input = on_input
+        self._answering: asyncio.Task[None] | None = None
+        self._complaint: Exception | None = None
+        self._begun = False
+        self.result = Result(correlation_id=correlation_id)
+        """What it came to; complete when the iteration is over."""
+
+    async def __aiter__(self) -> AsyncIterator[Output]:
+        if self._begun:
+            raise StateError("An execution can be iterated over once.")
+        self._begun = True
+        sandbox, result = self._sandbox, self.result
+        cell = Cell(
+            self._code,
+            correlation_id=result.correlation_id,
+            timeout=self._timeout,
+            on_input=(lambda request: self._ask(cell, request)) if self._on_input else None,
+        )
+        result.correlation_id = cell.correlation_id
+        recording = Recording(result, sandbox.max_output)
+        await sandbox.run_cell(cell)
+        try:
+            while (output := await cell.next_output()) is not None:
+                sandbox.client.look_again()
+                recording.add(output)
+                yield output
+        finally:
+            # Who leaves early does not want the rest.
+            sandbox.client.abandon(cell)
+            if self._answering is not None:
+                self._answering.cancel()
+            if cell.began:
+                result.duration = cell.finished - cell.began
+        self._finish(cell.ended.result())
+
+    def _finish(self, reply: Json) -> None:
+        if self._complaint is not None:
+            raise self._complaint
+        count = reply.get("execution_count")
+        self.result.execution_count = count if isinstance(count, int) else None
+        if reply.get("status") == "error" and self.result.error is None:
+            # Such as a cell that calls for input() where nobody can answer; its output may have been too large, too.
+            lines = [str(line) for line in reply.get("traceback") or ()]
+            self.result.error = Error(str(reply.get("ename", "")), str(reply.get("evalue", "")), lines)
+
+    def _ask(self, cell: Cell, request: InputRequest) -> None:
+        self._answering = asyncio.ensure_future(self._answer(cell, request))
+
+    async def _answer(self, cell: Cell, request: InputRequest) -> None:
+        assert self._on_input is not None
+        try:
+            answer = self._on_input(request)
+            value = await answer if inspect.isawaitable(answer) else answer
+        except Exception as exc:  # noqa: BLE001 - the caller's own, which is raised where he waits
+            self._complaint = exc
+            self._sandbox.interrupt()
+        else:
+            self._sandbox.client.answer(cell, str(value))
+
+
+class Starting:
+    """What `Sandbox.create` gives: to be awaited, or to be entered by ``async with``."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def __await__(self) -> Generator[Any, None, Sandbox]:
+        return self._started().__await__()
+
+    async def __aenter__(self) -> Sandbox:
+        return await self._started()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._sandbox.close()
+
+    async def _started(self) -> Sandbox:
+        try:
+            await self._sandbox.start()
+        except BaseException:
+            await self._sandbox.close()
+            raise
+        return self._sandbox

@@ -1,0 +1,505 @@
+"""How variables travel: data frames as Arrow, arrays as npy, everything else as JSON. Nothing is ever unpickled.
+
+This file runs on both sides, so it imports nothing of ours; what it reads may come from a hostile sandbox. A value
+becomes a *header* (what JSON can hold) and *buffers*.
+
+JSON carries None, bool, int, float, str, lists, and dicts with text as keys as they are. What JSON has no form for is
+``{"$": [kind, …]}``: tuples, sets, bytes, complex numbers, dates and times, nan and the infinities, other dicts.
+"""
+
+from __future__ import annotations
+
+import datetime  # noqa: ICN001 - its classes have the names of the kinds
+import json
+import math
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
+
+MAX_DEPTH = 100
+"""Lists in lists."""
+WHERE = "here; install it by `pip install 'sandbox-kernel[data]'`"
+"""Where pyarrow is absent when it is absent; in the sandbox there are other words for that."""
+PLAIN = (type(None), bool, str)
+
+
+class TransferError(Exception):
+    """A value cannot travel; the message says why."""
+
+
+def encode(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
+    """Return the header and the buffers of a value. Raises TransferError."""
+    module = type(value).__module__.partition(".")[0]
+    if module == "pandas":
+        return _encode_pandas(value)
+    if module == "numpy":
+        return _encode_numpy(value)
+    if module == "pyarrow":
+        return _encode_table(value)
+    try:
+        text = json.dumps(_to_json(value, "the value", 0), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    except (RecursionError, ValueError) as exc:
+        raise TransferError(f"the value cannot be written as JSON: {exc}") from None
+    return {"kind": "json"}, [text.encode()]
+
+
+def decode(header: dict[str, Any], buffers: Sequence[Buffer]) -> Any:
+    """Return the value. Raises TransferError where the data are not what `encode` makes."""
+    readers: dict[Any, Callable[..., Any]] = {
+        "json": _decode_json,
+        "npy": _decode_numpy,
+        "frame": _decode_frame,
+        "series": _decode_series,
+        "table": _decode_table,
+    }
+    reader = readers.get(header.get("kind"))
+    if reader is None:
+        raise TransferError(f"values of the kind {str(header.get('kind'))[:40]!r} are not known")
+    try:
+        return reader(header, _joined(buffers))
+    except TransferError:
+        raise
+    except ImportError as exc:
+        raise TransferError(f"the value needs {exc.name}, which is not installed here") from None
+    # What a hostile sandbox sends can make the readers fail in every way.
+    except Exception as exc:  # noqa: BLE001
+        raise TransferError(f"the data that came are broken ({type(exc).__name__}: {str(exc)[:200]})") from None
+
+
+def pieces(buffers: Sequence[Buffer], size: int) -> list[list[memoryview]]:
+    """Return the buffers cut and put together to lists of at most SIZE bytes; at least one list."""
+    found: list[list[memoryview]] = [[]]
+    room = size
+    for buffer in buffers:
+        rest = memoryview(buffer).cast("B")
+        while len(rest):
+            if not room:
+                found.append([])
+                room = size
+            found[-1].append(rest[:room])
+            rest, room = rest[room:], max(0, room - len(rest))
+    return found
+
+
+def _joined(buffers: Sequence[Buffer]) -> bytearray:
+    """Return the buffers as one that is ours, and may be written to."""
+    if len(buffers) == 1 and isinstance(whole := buffers[0], bytearray):
+        return whole
+    whole = bytearray(sum(len(one) for one in buffers))
+    position = 0
+    for one in buffers:
+        whole[position : position + len(one)] = one
+        position += len(one)
+    return whole
+
+
+# ---- JSON
+
+
+def _to_json(value: Any, place: str, depth: int) -> Any:  # noqa: C901, PLR0911 - one line for each type
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind is int:
+        # Longer ones have no decimal form that Python would read again.
+        return value if value.bit_length() < 10_000 else _tagged("int", hex(value))
+    if kind is float:
+        return value if math.isfinite(value) else _tagged("float", repr(value))
+    if depth > MAX_DEPTH:
+        raise TransferError(f"{place[:80]}… is nested too deeply, or contains itself")
+    if kind is list:
+        return [_to_json(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if kind is dict:
+        return _dict_to_json(value, place, depth)
+    if kind in (tuple, set, frozenset):
+        items = [_to_json(item, f"an item of {place}", depth + 1) for item in value]
+        return _tagged(kind.__name__, items)
+    if kind in (bytes, bytearray):
+        return _tagged(kind.__name__, value.hex())
+    if kind is complex:
+        return _tagged("complex", repr(value.real), repr(value.imag))
+    if kind is datetime.timedelta:
+        return _tagged("timedelta", value.days, value.seconds, value.microseconds)
+    if kind in (datetime.date, datetime.time, datetime.datetime):
+        return _moment_to_json(value, kind.__name__, place)
+    raise TransferError(_why_not(value, place))
+
+
+def _tagged(kind: str, *content: Any) -> dict[str, Any]:
+    return {"$": [kind, *content]}
+
+
+def _dict_to_json(value: dict[Any, Any], place: str, depth: int) -> Any:
+    if all(type(key) is str for key in value) and "$" not in value:
+        return {key: _to_json(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
+    pairs = [
+        [_to_json(key, f"a key of {place}", depth + 1), _to_json(item, f"{place}[{key!r}]", depth + 1)]
+        for key, item in value.items()
+    ]
+    return _tagged("dict", pairs)
+
+
+def _moment_to_json(value: Any, kind: str, place: str) -> Any:
+    zone = getattr(value, "tzinfo", None)
+    if zone is not None and type(zone) is not datetime.timezone:
+        raise TransferError(f"{place} has the time zone {zone}, and only fixed offsets from UTC travel; convert it")
+    return _tagged(kind, value.isoformat(), getattr(value, "fold", 0))
+
+
+def _why_not(value: Any, place: str) -> str:
+    kind = type(value)
+    name = f"{kind.__module__}.{kind.__qualname__}".replace("builtins.", "")
+    if kind.__module__.partition(".")[0] in ("pandas", "numpy", "pyarrow") and place != "the value":
+        return f"{place} is of the type {name}, which does not travel inside of other values; give it a name of its own"
+    base = next((one.__name__ for one in kind.__mro__[1:] if one in (*PLAIN, int, float, list, dict, tuple)), "")
+    if base:
+        return f"{place} is of the type {name}, which would come back as {base}; convert it first"
+    return f"{place} is of the type {name}; only data, no objects with code, travel (data frames, arrays, JSON's types)"
+
+
+def _decode_json(_header: dict[str, Any], data: bytearray) -> Any:
+    return _from_json(json.loads(bytes(data)))
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$" not in value:
+        return {key: _from_json(item) for key, item in value.items()}
+    kind, *content = value["$"]
+    return _READERS[kind](*content)
+
+
+_READERS: dict[str, Callable[..., Any]] = {
+    "int": lambda text: int(text, 16),
+    "float": float,
+    "tuple": lambda items: tuple(_from_json(items)),
+    "set": lambda items: set(_from_json(items)),
+    "frozenset": lambda items: frozenset(_from_json(items)),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "complex": lambda real, imaginary: complex(float(real), float(imaginary)),
+    "timedelta": datetime.timedelta,
+    "date": lambda text, _: datetime.date.fromisoformat(text),
+    "time": lambda text, fold: datetime.time.fromisoformat(text).replace(fold=fold),
+    "datetime": lambda text, fold: datetime.datetime.fromisoformat(text).replace(fold=fold),
+    "dict": lambda pairs: {_from_json(key): _from_json(item) for key, item in pairs},
+}
+
+
+# ---- arrays
+
+
+def _encode_numpy(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
+    import io
+
+    import numpy as np
+
+    scalar = isinstance(value, np.generic)
+    if not scalar and type(value) is not np.ndarray:
+        raise TransferError(_why_not(value, "the value"))
+    array = np.asarray(value)
+    if array.dtype.hasobject:
+        raise TransferError("the array holds Python objects, which would have to be pickled; convert it to a list")
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        array = np.ascontiguousarray(array)
+    start = io.BytesIO()
+    np.lib.format.write_array_header_2_0(start, np.lib.format.header_data_from_array_1_0(array))
+    order = array.T if array.flags.f_contiguous and not array.flags.c_contiguous else array
+    # As bytes, because dates and other types have no buffer of their own.
+    body: Any = order.reshape(-1).view(np.uint8).data if array.size and array.itemsize else b""
+    return {"kind": "npy", "scalar": scalar}, [start.getvalue(), body]
+
+
+def _decode_numpy(header: dict[str, Any], data: bytearray) -> Any:
+    import io
+
+    import numpy as np
+
+    start = io.BytesIO(bytes(memoryview(data)[:65536]))
+    version = np.lib.format.read_magic(start)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(start)
+    if dtype.hasobject:
+        raise TransferError("the array holds Python objects, which would have to be unpickled")
+    if not dtype.itemsize or 0 in shape:
+        # Numbers that nothing was sent for.
+        array = np.empty(shape if 0 in shape or math.prod(shape) < len(data) else 0, dtype)
+    else:
+        array = np.frombuffer(data, dtype, offset=start.tell())
+    array = array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
+    return array[()] if header.get("scalar") else array
+
+
+# ---- data frames
+
+
+def _encode_pandas(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
+    import pandas as pd
+
+    if type(value) is pd.Series:
+        header, buffers = _encode_frame(value.to_frame("values"))
+        # The name may be anything that JSON carries; a column's may not.
+        return {**header, "kind": "series", "name": _to_json(value.name, "the name of the series", 0)}, buffers
+    if type(value) is pd.DataFrame:
+        return _encode_frame(value)
+    raise TransferError(_why_not(value, "the value"))
+
+
+def _encode_frame(frame: Any) -> tuple[dict[str, Any], list[Buffer]]:
+    pa = _pyarrow("A data frame")
+    _require_plain(frame)
+    try:
+        table = pa.Table.from_pandas(frame)
+    except (pa.ArrowException, ValueError, TypeError, NotImplementedError) as exc:
+        raise TransferError(f"Arrow cannot carry the data frame: {exc}") from None
+    header = {
+        "kind": "frame",
+        "objects": _columns_of_objects(frame, table),
+        "object_index": frame.index.nlevels == 1 and frame.index.dtype == object,
+        "object_names": frame.columns.nlevels == 1 and frame.columns.dtype == object,
+        "freq": getattr(frame.index, "freqstr", None),
+    }
+    return header, _arrow_stream(pa, table)
+
+
+def _require_plain(frame: Any) -> None:
+    """Refuse what Arrow takes and does not give back: periods, intervals, sparse columns, names that are used twice."""
+    import pandas as pd
+
+    if len(frame) and not len(frame.columns):
+        raise TransferError("the data frame has rows and no columns; push its index as a series")
+    if not frame.columns.is_unique:
+        raise TransferError("the data frame has two columns of the same name; rename one")
+    levels = [frame.index.get_level_values(level) for level in range(frame.index.nlevels)]
+    columns = [*((f"the column {name!r}", column.dtype) for name, column in frame.items())]
+    for name, dtype in [*columns, *((f"the index {level.name!r}", level.dtype) for level in levels)]:
+        inner = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
+        if isinstance(inner, (pd.PeriodDtype, pd.IntervalDtype, pd.SparseDtype)):
+            raise TransferError(f"{name} is of the type {dtype}, which Arrow has no type for; convert it")
+        if str(dtype).startswith("complex"):
+            raise TransferError(f"{name} holds complex numbers, which Arrow has no type for; push it as an array")
+
+
+def _columns_of_objects(frame: Any, table: Any) -> list[tuple[int, bool]]:
+    """Return which columns hold Python objects, having made sure that they come back as they are.
+
+    With each stands whether what is missing in it is nan, not None.
+    """
+    from pandas.api.types import infer_dtype
+
+    found = []
+    for index, (name, column) in enumerate(frame.items()):
+        if column.dtype != object:
+            continue
+        missing = {type(one) for one in column[column.isna()]}
+        if missing not in (set(), {float}, {type(None)}):
+            raise TransferError(f"the column {name!r} has missing values of several kinds (None, nan, NA); use one")
+        found.append((index, missing == {float}))
+        if infer_dtype(column, skipna=True) in ("string", "bytes"):
+            continue
+        for before, after in zip(column, table.column(index).to_pylist(), strict=True):
+            if not _same(before, after):
+                raise TransferError(
+                    f"the column {name!r} holds {str(before)[:80]!r}, which would come back from Arrow as "
+                    f"{str(after)[:80]!r}; convert it"
+                )
+    return found
+
+
+def _same(before: Any, after: Any) -> bool:
+    if after is None:
+        return before is None or (type(before) is float and math.isnan(before))
+    if type(before) is not type(after):
+        return False
+    if isinstance(before, list):
+        return len(before) == len(after) and all(_same(*pair) for pair in zip(before, after, strict=True))
+    if isinstance(before, dict):
+        return before.keys() == after.keys() and all(_same(before[key], after[key]) for key in before)
+    return bool(before == after)
+
+
+def _encode_table(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
+    pa = _pyarrow("A table")
+    if type(value) is not pa.Table:
+        raise TransferError(_why_not(value, "the value"))
+    return {"kind": "table"}, _arrow_stream(pa, value)
+
+
+def _arrow_stream(pa: Any, table: Any) -> list[Buffer]:
+    for field in table.schema:
+        _require_known(pa, field.type, f"the column {field.name!r}")
+    table = _without_null_type(pa, table)
+    sink = _Sink()
+    with pa.ipc.new_stream(pa.PythonFile(sink, "w"), table.schema) as writer:
+        writer.write_table(table)
+    return [memoryview(buffer) for buffer in sink.buffers]
+
+
+class _Sink:
+    """A file that keeps what is written to it without copying it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.buffers: list[Any] = []
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        self.buffers.append(data)
+        self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """What was written stays."""
+
+
+def _without_null_type(pa: Any, table: Any) -> Any:
+    """A column in which everything is missing takes no bytes, however long; as text it takes some."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_null(field.type):
+            table = table.set_column(index, field.with_type(pa.string()), table.column(index).cast(pa.string()))
+    return table
+
+
+def _decode_frame(header: dict[str, Any], data: bytearray) -> Any:
+    import pandas as pd
+
+    table = _read_table(data)
+    frame = table.to_pandas()
+    for index, nan in header.get("objects") or ():
+        values = _objects(table.column(index))
+        if nan:
+            values[[value is None for value in values]] = math.nan
+        frame.isetitem(index, pd.Series(values, index=frame.index, dtype=object))
+    if header.get("object_index"):
+        frame.index = frame.index.astype(object)
+    if header.get("object_names"):
+        frame.columns = frame.columns.astype(object)
+    if header.get("freq"):
+        # Arrow does not know it; pandas makes sure that it is true.
+        frame.index.freq = str(header["freq"])[:100]
+    return frame
+
+
+def _objects(column: Any) -> Any:
+    """Return an array of a column's values as Python has them."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.to_numpy().copy()
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values
+
+
+def _decode_series(header: dict[str, Any], data: bytearray) -> Any:
+    return _decode_frame(header, data).iloc[:, 0].rename(_from_json(header.get("name")))
+
+
+def _decode_table(_header: dict[str, Any], data: bytearray) -> Any:
+    return _read_table(data)
+
+
+def _read_table(data: bytearray) -> Any:
+    """Read an Arrow stream whoever wrote it: its types are known ones, its contents valid, its size what came."""
+    pa = _pyarrow("The value")
+    buffer = pa.py_buffer(data)
+    _require_uncompressed(pa, buffer)
+    with pa.ipc.open_stream(buffer) as reader:
+        for field in reader.schema:
+            _require_known(pa, field.type, f"the column {field.name!r}")
+            if pa.types.is_null(field.type):
+                raise TransferError("the table has a column without a type, which takes no bytes")
+        table = reader.read_all()
+    table.validate(full=True)
+    if table.num_columns and table.num_rows > 8 * len(data):
+        raise TransferError("the table claims to have more rows than came")
+    kept = {key: text for key, text in (table.schema.metadata or {}).items() if key == b"pandas"}
+    schema = pa.schema([field.remove_metadata() for field in table.schema], metadata=kept)
+    return pa.Table.from_arrays(table.columns, schema=schema)
+
+
+def _require_known(pa: Any, kind: Any, place: str, *, inner: bool = False) -> None:
+    """Refuse types that code could hide behind, or that claim more rows than they have bytes."""
+    types = pa.types
+    simple = (
+        types.is_boolean,
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_temporal,
+        types.is_string,
+        types.is_large_string,
+        types.is_binary,
+        types.is_large_binary,
+    )
+    if any(is_one(kind) for is_one in simple) or (types.is_null(kind) and not inner):
+        return
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
+        _require_known(pa, kind.value_type, place, inner=True)
+    elif types.is_struct(kind) and kind.num_fields:
+        for index in range(kind.num_fields):
+            _require_known(pa, kind.field(index).type, place, inner=True)
+    else:
+        raise TransferError(f"{place} is of Arrow's type {str(kind)[:80]}, which does not travel; convert it")
+
+
+def _require_uncompressed(pa: Any, buffer: Any) -> None:
+    """Refuse compressed batches: some bytes of them could fill all memory."""
+    source = pa.BufferReader(buffer)
+    while True:
+        try:
+            message = pa.ipc.read_message(source)
+        except EOFError:
+            return
+        if message.type != "schema" and _is_compressed(message.metadata.to_pybytes()):
+            raise TransferError("the Arrow data are compressed, which is not expected")
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a record batch, or the one in a dictionary batch, names a compression (Arrow's Message.fbs)."""
+    message = struct.unpack_from("<I", metadata)[0]
+    kind = metadata[_field(metadata, message, 1)]
+    batch = _table(metadata, _field(metadata, message, 2))
+    if kind == 2:
+        batch = _table(metadata, _field(metadata, batch, 1))
+    elif kind != 3:
+        raise TransferError("the Arrow data hold something else than a table")
+    return _field(metadata, batch, 3) != 0
+
+
+def _field(metadata: bytes, table: int, number: int) -> int:
+    """Return where a field of a flat-buffer's table lies; 0 if it is absent."""
+    vtable = table - struct.unpack_from("<i", metadata, table)[0]
+    size = struct.unpack_from("<H", metadata, vtable)[0]
+    place = 4 + 2 * number
+    offset: int = struct.unpack_from("<H", metadata, vtable + place)[0] if place < size else 0
+    return table + offset if offset else 0
+
+
+def _table(metadata: bytes, place: int) -> int:
+    return place + int(struct.unpack_from("<I", metadata, place)[0])
+
+
+def _pyarrow(what: str) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.ipc
+    except ImportError:
+        raise TransferError(f"{what} travels as Arrow, and pyarrow is not installed {WHERE}") from None
+    return pa

@@ -1,0 +1,103 @@
+"""Completion of `%sandbox` and `%%sandbox` lines in an ordinary kernel; inside a sandbox bridge/stub.py does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sandbox_kernel.errors import SandboxKernelError
+
+from .notebook import Notebook
+from .registry import Command, all_commands
+
+IDENTIFIER = "sandbox_magics"
+LINE, CELL = MAGICS = ("%sandbox", "%%sandbox")
+CELL_OPTIONS = ("--provider", "--session", "-o")
+
+
+def variables(notebook: Notebook) -> Iterable[str]:
+    """Names of the notebook's variables."""
+    hidden = notebook.shell.user_ns_hidden
+    return (name for name in notebook.shell.user_ns if not name.startswith("_") and name not in hidden)
+
+
+def command_names(notebook: Notebook) -> Iterable[str]:  # noqa: ARG001 - a completer's parameter
+    """Names of the commands."""
+    return (one.name for one in all_commands())
+
+
+def providers(notebook: Notebook) -> Iterable[str]:
+    """Names of the providers among which a cell may choose."""
+    try:
+        return notebook.providers
+    except SandboxKernelError:
+        # The cell will say it.
+        return ()
+
+
+COMPLETERS: dict[str, Callable[[Notebook], Iterable[str]]] = {"help": command_names, "push": variables}
+"""What the words behind a command may be, besides its options; commands on files have theirs here, too."""
+
+
+class Completer:
+    """Knows what may stand on a line of ours, where nothing else has anything to say."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self._notebook = notebook
+
+    @property
+    def matcher(self) -> Callable[[Any], Any]:
+        """A function that IPython's completer takes among its `custom_matchers`."""
+        from IPython.core.completer import context_matcher
+
+        matcher: Callable[[Any], Any] = context_matcher(identifier=IDENTIFIER, priority=100)(
+            lambda context: self.complete(context)
+        )
+        return matcher
+
+    def complete(self, context: Any) -> dict[str, Any]:
+        """Return what the word at the cursor may be."""
+        text = context.line_with_cursor[: len(context.text_until_cursor)]
+        first, *words = text.lstrip().split() or [""]
+        if first not in MAGICS or not (words or text[-1].isspace()):
+            return {"completions": []}
+        symbol = "" if text[-1].isspace() else words.pop()
+        # What IPython replaces may be a part of the word: it divides them at dashes, too.
+        token = str(context.token)
+        found = self._of_cell(words) if first == CELL else self._of_line(words)
+        matching = sorted({word for word in found if word.startswith(symbol)})
+        cut = len(symbol) - len(token) if symbol.endswith(token) else 0
+        from IPython.core.completer import SimpleCompletion
+
+        return {"completions": [SimpleCompletion(word[cut:], type="sandbox") for word in matching], "suppress": True}
+
+    def _of_cell(self, words: list[str]) -> Iterable[str]:
+        match words[-1:]:
+            case ["--session"]:
+                return self._notebook
+            case ["--provider"]:
+                return providers(self._notebook)
+            case ["-o"]:
+                return ()
+        return CELL_OPTIONS
+
+    def _of_line(self, words: list[str]) -> Iterable[str]:
+        match words:
+            case ["--session"]:
+                return self._notebook
+            case ["--session", _, *rest]:
+                words = rest
+            case []:
+                return (*command_names(self._notebook), "--session")
+        if not words:
+            return command_names(self._notebook)
+        named = [one for one in all_commands() if one.name == words[0]]
+        others = COMPLETERS.get(words[0], lambda _: ())(self._notebook)
+        return (*others, *(option for one in named for option in options_of(one)))
+
+
+def options_of(one: Command) -> Iterable[str]:
+    """The long options of a command."""
+    if one.raw:
+        return ["--help"]
+    return [name for action in one.parser._actions for name in action.option_strings if name.startswith("--")]  # noqa: SLF001 - argparse has no public way

@@ -1,0 +1,137 @@
+"""``%load_ext sandbox_magics``: the commands, and `%%sandbox`, in a notebook of an ordinary kernel."""
+
+from __future__ import annotations
+
+import getpass
+from argparse import Namespace, RawDescriptionHelpFormatter
+from typing import Any
+
+from sandbox_kernel.errors import CellError, CommandError, SandboxKernelError
+from sandbox_kernel.library import InputRequest
+from sandbox_kernel.library.loop_thread import Turn
+from sandbox_kernel.library.outputs import Error, cell_error
+
+from .commands import run_line
+from .completion import IDENTIFIER, Completer
+from .notebook import DEFAULT_SESSION, Notebook, NotebookContext
+from .registry import Parser, split
+from .screen import Screen
+
+ATTRIBUTE = "_sandbox_notebook"
+"""Of the shell: the notebook's sandboxes."""
+
+
+def load(shell: Any) -> None:
+    """Add the magics and their completion to an IPython shell. Idempotent."""
+    known = shell.magics_manager.magics["line"].get("sandbox")
+    if getattr(known, "__module__", "") == "sandbox_kernel.bridge.stub":
+        print("In this kernel every cell runs in a sandbox, and %sandbox is there; nothing was loaded.")  # noqa: T201
+        return
+    if hasattr(shell, ATTRIBUTE):
+        return
+    notebook = Notebook(shell)
+    setattr(shell, ATTRIBUTE, notebook)
+    magics = SandboxMagics(notebook)
+    shell.register_magic_function(magics.line, "line", "sandbox")
+    shell.register_magic_function(magics.cell, "cell", "sandbox")
+    shell.Completer.custom_matchers.append(Completer(notebook).matcher)
+
+
+def unload(shell: Any) -> None:
+    """Remove the magics, and end the sandboxes."""
+    notebook = getattr(shell, ATTRIBUTE, None)
+    if notebook is not None:
+        delattr(shell, ATTRIBUTE)
+        for kind in ("line", "cell"):
+            shell.magics_manager.magics[kind].pop("sandbox", None)
+        matchers = shell.Completer.custom_matchers
+        matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", "") != IDENTIFIER]
+        notebook.close()
+
+
+class SandboxMagics:
+    """The two magics of one notebook."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self._notebook = notebook
+
+    def line(self, line: str) -> None:
+        """Run a command about a sandbox of this notebook: %sandbox [--session NAME] COMMAND …; `%sandbox help`."""
+        with _Told():
+            session, command = session_of(line)
+            self._run_command(session, command)
+
+    def cell(self, line: str, cell: str) -> object:
+        """Run the cell in a sandbox: %%sandbox [--session NAME] [--provider NAME] [-o NAME]."""
+        with _Told():
+            if set(split(line)) & {"-h", "--help"}:
+                print(cell_parser().format_help())  # noqa: T201
+                return None
+            arguments: Namespace = cell_parser().parse_args(split(line))
+            sandbox = self._notebook.sandbox(arguments.session, arguments.provider)
+            screen = Screen(self._notebook.shell, arguments.session)
+            for output in sandbox.stream(cell, on_input=ask if self._notebook.can_ask else None):
+                screen.show(output)
+            if screen.error is not None:
+                raise cell_error(screen.error)
+            self._notebook.shell.user_ns.update({name: sandbox.pull(name) for name in arguments.outputs})
+            return screen.value
+
+    def _run_command(self, session: str, line: str) -> None:
+        sandbox = self._notebook.sandbox(session)
+        client = sandbox.sandbox.client
+        turn = sandbox.turn()
+        known = client.loss
+        turn.wait(run_line(line, NotebookContext(self._notebook, sandbox.sandbox, turn)))
+        if known is None:
+            # Who stops or restarts a sandbox need not be told that its variables are gone.
+            client.loss = None
+
+
+class _Told:
+    """Shows errors of ours as the kernel Python (sandbox) does: a name and a sentence, no traceback."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            raise cell_error(Error("KeyboardInterrupt", "")) from None
+        if isinstance(error, SandboxKernelError) and not isinstance(error, CellError):
+            name = type(error).__name__
+            raise cell_error(Error(name, str(error), [f"\x1b[0;31m{name}\x1b[0m: {error}"])) from None
+
+
+def session_of(line: str) -> tuple[str, str]:
+    """Return the session's name, and the command behind it. Raises CommandError."""
+    text = line.strip()
+    for option in ("--session=", "--session "):
+        if text.startswith(option):
+            name, _, command = text[len(option) :].strip().partition(" ")
+            return name, command.strip()
+    if text == "--session":
+        raise CommandError("`%sandbox --session` needs a name, as in: %sandbox --session second status")
+    return DEFAULT_SESSION, text
+
+
+def cell_parser() -> Parser:
+    """Return what reads the line of a `%%sandbox` cell."""
+    # argparse takes this text for a format.
+    parser = Parser(
+        "%%sandbox",
+        description="Run the cell in a sandbox and show its output here.",
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--session", default=DEFAULT_SESSION, metavar="NAME", help="which of the notebook's sandboxes")
+    parser.add_argument("--provider", default="", metavar="NAME", help="what makes it, among those that are allowed")
+    parser.add_argument(
+        "-o", dest="outputs", action="append", default=[], metavar="NAME", help="pull this variable afterwards"
+    )
+    return parser
+
+
+def ask(request: InputRequest) -> str:
+    """Ask the person in front of the notebook what `input()` or `getpass()` in the sandbox asks for."""
+    return getpass.getpass(request.prompt) if request.password else input(request.prompt)

@@ -1,0 +1,107 @@
+"""The sandboxes of one notebook of an ordinary kernel, by name, and what `%sandbox` commands are given there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from sandbox_kernel.errors import CommandError
+
+if TYPE_CHECKING:
+    # Not imported by the kernel process, which has no use for them.
+    from sandbox_kernel.library import BlockingSandbox, Sandbox
+    from sandbox_kernel.library.loop_thread import Turn
+    from sandbox_kernel.session import SandboxSession
+
+DEFAULT_SESSION = "default"
+
+_NAME = re.compile(r"[\w-]{1,40}")
+
+
+class Notebook:
+    """Makes sandboxes on first use; they end with the kernel."""
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self._sandboxes: dict[str, BlockingSandbox] = {}
+
+    def __iter__(self) -> Any:
+        return iter(sorted(self._sandboxes))
+
+    def sandbox(self, name: str = DEFAULT_SESSION, provider: str = "") -> BlockingSandbox:
+        """Return the sandbox of that name, which may not have started. Raises CommandError, ConfigurationError."""
+        if not _NAME.fullmatch(name):
+            raise CommandError(f"{name[:50]!r} is no name of a session: letters, digits, _ and -, 40 at most.")
+        if provider:
+            self._require_allowed(provider)
+        found = self._sandboxes.get(name)
+        if found is None:
+            from sandbox_kernel.library import BlockingSandbox
+
+            found = self._sandboxes[name] = BlockingSandbox(provider)
+        elif provider and found.info.provider != provider:
+            raise CommandError(
+                f"The session {name!r} is of the provider {found.info.provider}; choose another name by --session."
+            )
+        return found
+
+    @property
+    def providers(self) -> list[str]:
+        """Names of the providers among which a cell may choose. Raises ConfigurationError."""
+        from sandbox_kernel.library.settings import allowed_providers
+
+        return allowed_providers()
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody can answer `input()`."""
+        return bool(getattr(getattr(self.shell, "kernel", None), "_allow_stdin", True))
+
+    def close(self) -> None:
+        """End all of them."""
+        while self._sandboxes:
+            self._sandboxes.popitem()[1].close()
+
+    def _require_allowed(self, provider: str) -> None:
+        if provider not in self.providers:
+            raise CommandError(
+                f"The configuration does not let a cell choose the provider {provider!r}; it allows: "
+                f"{', '.join(self.providers)} (SandboxSession.allowed_providers)."
+            )
+
+
+class NotebookContext:
+    """The CommandContext of an ordinary kernel: shows and asks in the thread of the cell, which waits."""
+
+    def __init__(self, notebook: Notebook, sandbox: Sandbox, turn: Turn) -> None:
+        self._notebook = notebook
+        self._turn = turn
+        self.sandbox = sandbox
+
+    @property
+    def session(self) -> SandboxSession:
+        """The session that the command is about."""
+        return self.sandbox.session
+
+    @property
+    def namespace(self) -> MutableMapping[str, Any]:
+        """The notebook's variables."""
+        namespace: MutableMapping[str, Any] = self._notebook.shell.user_ns
+        return namespace
+
+    def write(self, text: str, *, error: bool = False) -> None:
+        """Show text as it is, at once."""
+        self._turn.tell(lambda: (sys.stderr if error else sys.stdout).write(text))
+
+    def display(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        """Show a MIME bundle."""
+        publish: Callable[..., None] = self._notebook.shell.display_pub.publish
+        self._turn.tell(lambda: publish(data=data, metadata=metadata or {}))
+
+    async def ask(self, prompt: str) -> str:
+        """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""
+        if not self._notebook.can_ask:
+            raise CommandError("Nobody can be asked here; allow the command in the configuration.")
+        return await self._turn.call(lambda: input(prompt))

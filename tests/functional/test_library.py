@@ -1,0 +1,520 @@
+"""The library: sandboxes for programs, with and without an event loop, with the local provider's real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import sandbox_kernel
+from sandbox_kernel import BlockingSandbox, Sandbox
+from sandbox_kernel.errors import (
+    CellError,
+    CommandError,
+    ConfigurationError,
+    SandboxLostError,
+    SandboxTimeoutError,
+    StateError,
+    TransferError,
+    UnknownProviderError,
+)
+from sandbox_kernel.library import Display, Error, ExecuteResult, InputRequest, Output, Result, Status, Stream
+from sandbox_kernel.lifecycle import State
+
+if sys.platform != "linux":
+    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+
+PATIENCE = 30.0
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tester's own configuration not count."""
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox.create() as made:
+        yield made
+
+
+async def until(condition: object) -> None:
+    """Wait until a function returns something true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+# ---- running
+
+
+async def test_run_returns_result_output_and_number(sandbox: Sandbox) -> None:
+    result = await sandbox.run("import sys\nprint('out')\nprint('err', file=sys.stderr)\n1 + 1")
+    assert (result.text, result.stdout, result.stderr) == ("2", "out\n", "err\n")
+    assert (result.execution_count, result.error, result.ok) == (1, None, True)
+    assert result.duration > 0
+    assert result.outputs[-1] == ExecuteResult({"text/plain": "2"}, {}, 1)
+    assert (await sandbox.run("_ + 1")).text == "3"
+
+
+async def test_stream_gives_outputs_while_the_cell_runs(sandbox: Sandbox) -> None:
+    outputs: list[Output] = []
+    code = "import time\nprint('first')\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('last')"
+    async for output in sandbox.stream(code):
+        outputs.append(output)
+        if output == Stream("stdout", "first\n"):
+            assert sandbox.interrupt()
+    assert outputs == [Status("busy"), Stream("stdout", "first\n"), Stream("stdout", "last\n"), Status("idle")]
+
+
+async def test_displays_and_their_updates(sandbox: Sandbox) -> None:
+    execution = sandbox.stream("shown = display('before', display_id='one')\nshown.update('after')")
+    displays = [one async for one in execution if isinstance(one, Display)]
+    assert [(one.data["text/plain"], one.display_id, one.update) for one in displays] == [
+        ("'before'", "one", False),
+        ("'after'", "one", True),
+    ]
+    assert execution.result.outputs == [Display({"text/plain": "'after'"}, {}, "one")]
+
+
+async def test_clearing_removes_what_was_shown(sandbox: Sandbox) -> None:
+    code = "from IPython.display import clear_output\nprint('gone')\nclear_output(wait=True)\nprint('there')"
+    assert (await sandbox.run(code)).stdout == "there\n"
+
+
+async def test_error_in_a_cell_is_data_until_it_is_raised(sandbox: Sandbox) -> None:
+    result = await sandbox.run("1 / 0")
+    assert isinstance(result.error, Error)
+    assert (result.error.name, result.error.value) == ("ZeroDivisionError", "division by zero")
+    assert "1 / 0" in "".join(result.error.traceback)
+    with pytest.raises(CellError, match="division by zero") as raised:
+        result.raise_on_error()
+    assert type(raised.value).__name__ == raised.value.name == "ZeroDivisionError"
+    assert (await sandbox.run("2")).raise_on_error().text == "2"
+
+
+async def test_input_is_answered(sandbox: Sandbox) -> None:
+    asked: list[InputRequest] = []
+
+    async def answer(request: InputRequest) -> str:
+        asked.append(request)
+        await asyncio.sleep(0)
+        return "Ada"
+
+    code = "import getpass\ninput('Name? ') + getpass.getpass('Word? ')"
+    assert (await sandbox.run(code, on_input=answer)).text == "'AdaAda'"
+    assert asked == [InputRequest("Name? "), InputRequest("Word? ", password=True)]
+
+
+async def test_input_without_anybody_is_the_cells_error(sandbox: Sandbox) -> None:
+    error = (await sandbox.run("input()")).error
+    assert error is not None
+    assert error.name == "StdinNotImplementedError"
+
+
+async def test_error_of_who_answers_is_raised_where_he_waits(sandbox: Sandbox) -> None:
+    def answer(request: InputRequest) -> str:
+        raise LookupError(request.prompt)
+
+    with pytest.raises(LookupError, match="Name"):
+        await sandbox.run("input('Name? ')", on_input=answer)
+    assert (await sandbox.run("1")).text == "1"
+
+
+async def test_cells_run_one_after_the_other(sandbox: Sandbox) -> None:
+    results = await asyncio.gather(*(sandbox.run(f"{number}") for number in range(5)))
+    assert [result.text for result in results] == ["0", "1", "2", "3", "4"]
+    assert [result.execution_count for result in results] == [1, 2, 3, 4, 5]
+
+
+async def test_failed_cell_does_not_stop_those_behind_it(sandbox: Sandbox) -> None:
+    failed, other = await asyncio.gather(sandbox.run("1 / 0"), sandbox.run("1"))
+    assert (failed.ok, other.text) == (False, "1")
+
+
+async def test_correlation_id_is_the_callers_or_a_new_one(sandbox: Sandbox) -> None:
+    assert (await sandbox.run("1", correlation_id="order 66")).correlation_id == "order 66"
+    first, second = await sandbox.run("1"), await sandbox.run("1")
+    assert first.correlation_id != second.correlation_id
+    assert any('"order 66"' in line for line in sandbox.session.log.tail(100))
+    with pytest.raises(CommandError, match="printable"):
+        await sandbox.run("1", correlation_id="a\nb")
+
+
+async def test_timeout_interrupts_the_cell_and_keeps_variables(sandbox: Sandbox) -> None:
+    await sandbox.run("import time; kept = 1")
+    with pytest.raises(SandboxTimeoutError, match=r"longer than 0\.2 s"):
+        await sandbox.run("time.sleep(600)", timeout=0.2)
+    assert (await sandbox.run("kept")).text == "1"
+
+
+async def test_cancelled_run_interrupts_its_cell(sandbox: Sandbox) -> None:
+    await sandbox.run("import time; kept = 1")
+    for delay in (0.0, 0.2):
+        run = asyncio.create_task(sandbox.run("time.sleep(600)"))
+        await asyncio.sleep(delay)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert (await sandbox.run("kept")).text == "1"
+
+
+async def test_who_stops_iterating_interrupts_the_cell(sandbox: Sandbox) -> None:
+    async for output in sandbox.stream("import time\nprint(1)\ntime.sleep(600)"):
+        if isinstance(output, Stream):
+            break
+    assert (await sandbox.run("2")).text == "2"
+
+
+async def test_execution_is_iterated_over_once(sandbox: Sandbox) -> None:
+    execution = sandbox.stream("1")
+    assert [one async for one in execution][-1] == Status("idle")
+    with pytest.raises(StateError, match="once"):
+        await execution.__aiter__().__anext__()
+
+
+async def test_endless_output_fills_no_memory(sandbox: Sandbox) -> None:
+    sandbox.max_output = 100_000
+    result = await sandbox.run("for _ in range(3000): print('x' * 1000)\n1 / 0")
+    assert result.dropped > 0
+    assert len(result.stdout) <= 100_000
+    assert result.error is not None
+
+
+async def test_sandbox_waits_for_who_does_not_take_its_output(sandbox: Sandbox) -> None:
+    size = 60_000_000
+    execution = sandbox.stream(f"import sys\nfor _ in range(60): sys.stdout.write('x' * {size // 60})")
+    length = 0
+    async for output in execution:
+        if isinstance(output, Stream):
+            if not length:
+                await asyncio.sleep(0.5)
+            length += len(output.text)
+    assert length == size
+
+
+# ---- its life
+
+
+async def test_sandbox_starts_with_its_first_use() -> None:
+    async with Sandbox() as sandbox:
+        assert sandbox.state is State.INACTIVE
+        assert (await sandbox.run("1")).text == "1"
+        assert sandbox.state is State.ACTIVE
+        assert sandbox.info.provider in repr(sandbox)
+    assert sandbox.state is State.CLOSED
+    with pytest.raises(StateError, match="closed"):
+        await sandbox.run("1")
+    await sandbox.close()
+
+
+async def test_without_auto_start_a_first_use_is_an_error() -> None:
+    async with Sandbox(auto_start=False) as sandbox:
+        with pytest.raises(StateError, match=r"call start\(\)"):
+            await sandbox.run("1")
+        await sandbox.start()
+        assert (await sandbox.run("1")).text == "1"
+
+
+async def test_create_starts_at_once() -> None:
+    sandbox = await Sandbox.create()
+    assert sandbox.state is State.ACTIVE
+    await sandbox.close()
+
+
+async def test_restart_stop_pause_and_resume(sandbox: Sandbox) -> None:
+    await sandbox.run("name = 1")
+    await sandbox.pause()
+    assert sandbox.state is State.PAUSED
+    await sandbox.resume()
+    assert (await sandbox.run("name")).text == "1"
+    await sandbox.pause()
+    assert (await sandbox.run("name")).text == "1"
+    for renew in (sandbox.restart, sandbox.stop):
+        await renew()
+        assert (await sandbox.run("'name' in globals()")).text == "False"
+        await sandbox.run("name = 1")
+
+
+async def test_cell_that_ends_its_python_is_told_and_the_next_runs_in_a_fresh_one(sandbox: Sandbox) -> None:
+    with pytest.raises(SandboxLostError, match="status 3"):
+        await sandbox.run("import os; os._exit(3)")
+    assert (await sandbox.run("1")).text == "1"
+
+
+async def test_loss_between_two_cells_is_told_once(sandbox: Sandbox) -> None:
+    await sandbox.run("import os, threading; threading.Timer(0.1, os._exit, [3]).start()")
+    await until(lambda: sandbox.client.loss)
+    with pytest.raises(SandboxLostError, match="variables are gone"):
+        await sandbox.run("1")
+    assert (await sandbox.run("1")).text == "1"
+
+
+async def test_closing_ends_who_waits(sandbox: Sandbox) -> None:
+    run = asyncio.create_task(sandbox.run("import time; time.sleep(600)"))
+    await until(lambda: sandbox.client._current)
+    await sandbox.close()
+    with pytest.raises(StateError, match="closed"):
+        await run
+
+
+def test_sandbox_belongs_to_one_loop() -> None:
+    async def use(sandbox: Sandbox) -> None:
+        with pytest.raises(StateError, match="another event loop"):
+            await sandbox.run("1")
+
+    async def make() -> Sandbox:
+        sandbox = await Sandbox.create()
+        await sandbox.close()
+        return sandbox
+
+    asyncio.run(use(asyncio.run(make())))
+
+
+# ---- configuration
+
+
+def test_arguments_win_over_command_line_file_and_default(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/jupyter_sandbox_config.json").write_text(
+        '{"LocalProvider": {"memory": "1 GiB", "processes": 100, "open_files": 64}}'
+    )
+    argv = ["--LocalProvider.memory=2 GiB", "--LocalProvider.processes=200"]
+    with BlockingSandbox(memory="3 GiB", argv=argv, startup_timeout=50) as sandbox:
+        code = "import resource\nresource.getrlimit(resource.RLIMIT_NOFILE)[0]"
+        assert sandbox.run(code).text == "64"
+        details = sandbox.info.details
+    assert details["memory"].endswith("of 3 GiB")
+    assert details["processes"].endswith("of 200")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"memroy": 1}, "did you mean memory"),
+        ({"memory": "much"}, "memory"),
+        ({"argv": ["--bogus"]}, "no option --bogus"),
+        ({"argv": ["--config", "nowhere.py"]}, "no configuration file"),
+    ],
+)
+def test_mistakes_are_told_where_the_sandbox_is_made(arguments: dict[str, object], reason: str) -> None:
+    for kind in (Sandbox, BlockingSandbox):
+        with pytest.raises(ConfigurationError, match=reason):
+            kind(**arguments)  # type: ignore[arg-type]
+
+
+def test_unknown_provider_is_told_with_the_nearest() -> None:
+    with pytest.raises(UnknownProviderError, match="did you mean 'local'"):
+        Sandbox("locla")
+
+
+# ---- variables
+
+
+async def test_variables_travel_both_ways_and_leave_nothing_behind(sandbox: Sandbox) -> None:
+    before = (await sandbox.run("sorted(globals())")).text
+    await sandbox.push(number=1, text={"a": (1, b"x")})
+    assert (await sandbox.run("number, text")).text == "(1, {'a': (1, b'x')})"
+    assert await sandbox.pull("text") == {"a": (1, b"x")}
+    await sandbox.run("del number, text")
+    assert (await sandbox.run("sorted(globals())")).text.replace("'_3', ", "") >= before
+    assert (await sandbox.run("[name for name in globals() if 'sandbox' in name]")).text == "[]"
+
+
+async def test_frame_of_a_million_rows_comes_back_equal(sandbox: Sandbox) -> None:
+    np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    rows = 1_000_000
+    random = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {
+            "whole": random.integers(0, 100, rows),
+            "real": random.random(rows),
+            "kind": pd.Categorical.from_codes(random.integers(0, 3, rows), ["z", "b", "a"], ordered=True),
+            "moment": pd.date_range("2000", periods=rows, freq="min", tz="Europe/Oslo"),
+            "text": random.choice(["a", "bc", "ü"], rows),
+        },
+        index=pd.date_range("2020", periods=rows, freq="s", tz="UTC", name="when"),
+    )
+    await sandbox.push(frame=frame)
+    dtypes = "whole int64 real float64 kind category moment datetime64[us, Europe/Oslo]"
+    assert (await sandbox.run("print(frame.index.name, len(frame), frame.whole.sum())")).stdout == (
+        f"when {rows} {frame.whole.sum()}\n"
+    )
+    assert dtypes
+    pd.testing.assert_frame_equal(await sandbox.pull("frame"), frame)
+
+
+async def test_what_cannot_travel_says_why_on_either_side(sandbox: Sandbox) -> None:
+    with pytest.raises(TransferError, match="value cannot be pushed: .* type object"):
+        await sandbox.push(value=object())
+    await sandbox.run("class Money(int): pass\nmoney = Money(3)")
+    with pytest.raises(TransferError, match="money did not travel: .*would come back as int"):
+        await sandbox.pull("money")
+    with pytest.raises(TransferError, match="no variable"):
+        await sandbox.pull("nothing")
+    with pytest.raises(TransferError, match="no name"):
+        await sandbox.pull("a; b")
+
+
+async def test_sandbox_that_sends_more_than_allowed_is_stopped(sandbox: Sandbox) -> None:
+    sandbox.max_pull = 1_000_000
+    await sandbox.run("text = 'x' * 2_000_000")
+    with pytest.raises(TransferError, match="limit is 1000000"):
+        await sandbox.pull("text")
+    # What an honest sandbox does is replaced by an endless stream without a size.
+    await sandbox.run(
+        "import json\n"
+        "def endless(*args, **kwargs):\n"
+        "    kernel = get_ipython().kernel\n"
+        "    while True:\n"
+        "        kernel.session.send(kernel.iopub_socket, 'sandbox_value', {}, get_ipython().get_parent(),\n"
+        "                            ident=b'x', buffers=[memoryview(bytes(100_000))])\n"
+        "json.dumps = endless"
+    )
+    with pytest.raises(TransferError, match="more than 1000000 bytes"):
+        await sandbox.pull("text")
+    assert (await sandbox.run("1")).text == "1"
+
+
+async def test_pickles_of_a_hostile_sandbox_are_never_opened(sandbox: Sandbox) -> None:
+    forged = (
+        "import json\n"
+        "def forge(*args, **kwargs):\n"
+        "    raise_header = {'header': {'kind': 'npy'}, 'size': 10}\n"
+        "    import numpy, io, os\n"
+        "    class Trap:\n"
+        "        def __reduce__(self): return os.system, ('touch {path}',)\n"
+        "    file = io.BytesIO()\n"
+        "    numpy.save(file, numpy.array([Trap()], dtype=object), allow_pickle=True)\n"
+        "    kernel = get_ipython().kernel\n"
+        "    send = lambda content, buffers: kernel.session.send(kernel.iopub_socket, 'sandbox_value', content,\n"
+        "        get_ipython().get_parent(), ident=b'x', buffers=buffers)\n"
+        "    send(raise_header, [])\n"
+        "    send({}, [memoryview(file.getvalue())])\n"
+        "    raise SystemError\n"
+        "value = 1\n"
+    )
+    pytest.importorskip("numpy")
+    await sandbox.run(forged)
+    await sandbox.run("json.dumps = forge")
+    with pytest.raises(TransferError):
+        await sandbox.pull("value")
+
+
+# ---- without an event loop
+
+
+def test_blocking_sandbox_does_the_same() -> None:
+    with BlockingSandbox.create() as sandbox:
+        assert sandbox.run("1 + 1").text == "2"
+        assert [one for one in sandbox.stream("print(1)") if isinstance(one, Stream)] == [Stream("stdout", "1\n")]
+        thread = threading.get_ident()
+        asked_in: list[int] = []
+
+        def answer(request: InputRequest) -> str:
+            asked_in.append(threading.get_ident())
+            return request.prompt
+
+        assert sandbox.run("input('Name? ')", on_input=answer).text == "'Name? '"
+        assert asked_in == [thread]
+        sandbox.push(value=[1])
+        assert sandbox.pull("value") == [1]
+        sandbox.pause()
+        sandbox.resume()
+        sandbox.restart()
+        sandbox.stop()
+        assert sandbox.state is State.INACTIVE
+        with pytest.raises(CellError):
+            sandbox.run("1 / 0").raise_on_error()
+    with pytest.raises(StateError, match="closed"):
+        sandbox.run("1")
+    sandbox.close()
+
+
+async def test_blocking_sandbox_works_inside_a_running_loop() -> None:
+    with BlockingSandbox() as sandbox:
+        assert sandbox.run("1 + 1").text == "2"
+
+
+def test_who_stops_iterating_over_a_blocking_stream_interrupts_the_cell() -> None:
+    with BlockingSandbox() as sandbox:
+        for output in sandbox.stream("import time\nprint(1)\ntime.sleep(600)"):
+            if isinstance(output, Stream):
+                break
+        gc.collect()
+        assert sandbox.run("2").text == "2"
+
+
+def test_blocking_sandbox_outlives_the_thread_that_used_it_first() -> None:
+    with BlockingSandbox() as sandbox:
+        results: list[Result] = []
+        user = threading.Thread(target=lambda: results.append(sandbox.run("kept = 1; kept")))
+        user.start()
+        user.join()
+        assert results[0].text == "1"
+        assert sandbox.run("kept").text == "1"
+
+
+def test_blocking_sandbox_is_interrupted_from_another_thread() -> None:
+    with BlockingSandbox() as sandbox:
+        sandbox.start()
+        interrupter = threading.Timer(0.3, sandbox.interrupt)
+        interrupter.start()
+        error = sandbox.run("import time\ntime.sleep(600)").error
+        interrupter.join()
+        assert error is not None
+        assert error.name == "KeyboardInterrupt"
+
+
+SCRIPT = """
+import signal, os, threading
+from sandbox_kernel import BlockingSandbox
+
+sandbox = BlockingSandbox()
+print(sandbox.run("kept = 40\\nkept + 2").text, flush=True)
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+print(sandbox.run("import time\\ntime.sleep(600)").error.name, flush=True)
+print(sandbox.run("kept").text, sandbox.info.details.get("limits held by") is not None, flush=True)
+print(os.getpid(), sandbox.info.sandbox_id)
+"""
+
+
+def test_script_runs_cells_takes_ctrl_c_and_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr == ""
+    *lines, last = done.stdout.splitlines()
+    assert lines == ["42", "KeyboardInterrupt", "40 True"]
+    sandbox_id = last.split()[1]
+    left = [entry.name for entry in os.scandir("/proc") if entry.name.isdigit() and sandbox_id in command(entry.name)]
+    assert left == []
+    log = next((tmp_path / "runtime").glob("*.log")).read_text()
+    assert "record_failed" not in log
+
+
+def command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, sandbox_kernel; print([name for name in sys.modules if name.startswith('sandbox_kernel.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="no attribute 'Sandbocks'"):
+        sandbox_kernel.Sandbocks  # type: ignore[attr-defined] # noqa: B018

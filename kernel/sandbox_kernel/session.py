@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from traitlets import Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config import Config
@@ -40,6 +40,9 @@ from .recording import Recorder
 from .retry import Retry, RetryPolicy
 from .session_files import LinkFiles
 from .shell_command import ShellCommand
+
+if TYPE_CHECKING:
+    from .workspace.patterns import Patterns
 
 CLOSE_TIMEOUT = 0.5
 """Seconds that a closing session waits for what it does in the background."""
@@ -168,6 +171,14 @@ class SandboxSession(Configurable):
     def directory(self) -> Path:
         """The notebook's folder on this machine, else the kernel process's working directory."""
         return self._directory
+
+    @property
+    def hidden(self) -> Patterns:
+        """What of this machine's files is never handed over unless somebody names it."""
+        from .workspace.patterns import Patterns
+        from .workspace.settings import Workspace
+
+        return Patterns(Workspace(config=self.config).hidden)
 
     @property
     def host_python(self) -> str:

@@ -46,7 +46,7 @@ async def upload(context: CommandContext, arguments: Namespace) -> None:
     Patterns begin in the notebook's folder; files there keep their path. For files elsewhere, and for those whose names
     say that they hold secrets, it asks first. Folders and wildcards take neither hidden files, nor secrets, nor links.
     """
-    choice = await Chooser(context.session.directory, arguments.to).choose(arguments.patterns)
+    choice = await Chooser(context.session.directory, arguments.to, context.session.hidden).choose(arguments.patterns)
     if not choice.files:
         raise CommandError(f"There is nothing to upload; left out were {_left_out(choice.left_out) or 'no files'}.")
     await _approve_upload(context, choice)

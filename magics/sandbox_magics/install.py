@@ -56,7 +56,7 @@ async def install(context: CommandContext, arguments: Namespace) -> None:
 
 async def _read(session: SandboxSession, name: str) -> str:
     """Return a file of the notebook's folder. Raises CommandError for one that lies elsewhere."""
-    choice = await Chooser(session.directory, "").choose([name])
+    choice = await Chooser(session.directory, "", session.hidden).choose([name])
     if len(choice.files) != 1 or not choice.files[0].is_inside:
         raise CommandError(f"{name!r} must be one file in the notebook's folder.")
     (file,) = choice.files

@@ -95,10 +95,13 @@ class NotebookContext:
         """Show text as it is, at once."""
         self._turn.tell(lambda: (sys.stderr if error else sys.stdout).write(text))
 
-    def display(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Show a MIME bundle."""
+    def display(
+        self, data: dict[str, Any], metadata: dict[str, Any] | None = None, *, display_id: str = "", update: bool = False
+    ) -> None:
+        """Show a MIME bundle, under an id where it will be updated."""
         publish: Callable[..., None] = self._notebook.shell.display_pub.publish
-        self._turn.tell(lambda: publish(data=data, metadata=metadata or {}))
+        transient = {"display_id": display_id} if display_id else {}
+        self._turn.tell(lambda: publish(data=data, metadata=metadata or {}, transient=transient, update=update))
 
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from sandbox_kernel.bridge.paths import inside, matches
 from sandbox_kernel.errors import CommandError
-
-from .secret_names import is_secret
+from sandbox_kernel.workspace.patterns import Patterns
 
 MAX_FILES = 100_000
 TURN = 0.005
@@ -67,7 +66,9 @@ class Choice:
 class Chooser:
     """Finds files for patterns that begin in the notebook's folder."""
 
-    def __init__(self, directory: Path, target: str) -> None:
+    def __init__(self, directory: Path, target: str, hidden: Patterns) -> None:
+        """``hidden``: what no pattern and no folder hands over; who wants such a file names it, and is asked."""
+        self._hidden = hidden
         self._directory = os.path.realpath(directory)
         self._target = target
         self._home = os.path.realpath(os.path.expanduser("~"))
@@ -151,7 +152,8 @@ class Chooser:
 
     def _is_secret(self, real: str) -> bool:
         # Of what lies in the notebook's folder, the names on the way to that folder say nothing.
-        return is_secret(Path(os.path.relpath(real, self._directory) if self._is_inside(real) else real).parts)
+        path = Path(os.path.relpath(real, self._directory) if self._is_inside(real) else real)
+        return self._hidden.cover(path.as_posix().lstrip("/"), folder=os.path.isdir(real))
 
 
 async def _with_turns(steps: Iterator[None]) -> AsyncIterator[None]:

@@ -35,6 +35,9 @@ INTERRUPT_AFTER = 0.02
 TOKEN = (1).to_bytes(envelope.TOKEN_SIZE, "big")
 """One is enough: there is one cell at a time in the sandbox, and replies name their request anyway."""
 
+VALUE = "sandbox_value"
+"""The type of the messages that carry variables; see inside.py."""
+
 _DROPPED = {"execute_input", "iopub_welcome"}
 
 
@@ -160,6 +163,7 @@ class Client:
         """Serve this session."""
         self.session = session
         session.on_state = self._on_state
+        session.guard.on_notice = self._on_notice
 
     # ---- cells
 
@@ -312,27 +316,38 @@ class Client:
         kind = bytes(parts[0][:1])
         if kind == envelope.IOPUB:
             parts = parts[1:]
-        _, header, parent, _metadata, content, *buffers = parts
+        message = parts[1:]
+        header, parent = (json.loads(bytes(part)) for part in message[:2])
         cell = self._current
-        if cell is None or json.loads(bytes(parent)).get("msg_id") != cell.msg_id:
+        if cell is None or parent.get("msg_id") != cell.msg_id:
             return
-        message: Json = json.loads(bytes(content))
         if kind == envelope.IOPUB:
-            self._on_output(cell, str(json.loads(bytes(header))["msg_type"]), message, buffers)
+            self._on_output(cell, message, header, parent)
         elif kind == envelope.STDIN:
-            self._on_question(cell, bytes(header), message)
-        elif kind == envelope.SHELL and cell.take_reply(message):
+            question = self.session.guard.question(message[1], message)
+            if question is not None:
+                self._on_question(cell, bytes(message[0]), json.loads(bytes(question[3])))
+        elif kind == envelope.SHELL and cell.take_reply(json.loads(bytes(message[3]))):
             self._end(cell)
 
-    def _on_output(self, cell: Cell, msg_type: str, content: Json, buffers: list[Buffer]) -> None:
-        if msg_type == "status":
+    def _on_output(self, cell: Cell, message: list[Buffer], header: Json, parent: Json) -> None:
+        if header["msg_type"] == VALUE and cell.on_value is not None:
+            cell.on_value(json.loads(bytes(message[3])), message[4:])
+            return
+        # The only way in which outputs leave this module.
+        checked = self.session.guard.output(message, header, parent)
+        if checked is None:
+            return
+        content = json.loads(bytes(checked[3]))
+        if header["msg_type"] == "status":
             self._on_status(cell, content["execution_state"])
-        elif msg_type == "sandbox_value" and cell.on_value is not None:
-            cell.on_value(content, buffers)
-        elif msg_type not in _DROPPED:
-            for output in _passed(msg_type, content, buffers):
-                cell.put(output)
+        elif header["msg_type"] not in _DROPPED:
+            cell.put(_read(header["msg_type"], content, checked[4:]))
             self.look_again()
+
+    def _on_notice(self, text: str, parent: Json) -> None:
+        if self._current is not None and parent.get("msg_id") == self._current.msg_id:
+            self._current.put(Display({"text/plain": text}))
 
     def _on_status(self, cell: Cell, state: str) -> None:
         if state == "busy" and not cell.running:
@@ -374,11 +389,6 @@ class Client:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _passed(msg_type: str, content: Json, buffers: list[Buffer]) -> Sequence[Output]:
-    """Return what of a message from the sandbox may come out: the only way in which outputs leave this module."""
-    return [_read(msg_type, content, buffers)]
 
 
 def _read(msg_type: str, content: Json, buffers: list[Buffer]) -> Output:

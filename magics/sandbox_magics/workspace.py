@@ -44,7 +44,7 @@ async def diff(context: CommandContext, arguments: Namespace) -> None:
         lines.append(_line(change))
         if texts and change.kind is Kind.FILE and change.action is not Action.REMOVE and not change.refused:
             texts -= 1
-            lines += _text(change, *await changes.texts(change))
+            lines += await _text(changes, change)
     context.write("\n".join([*lines, *_rest(chosen), _summary(chosen), ""]))
 
 
@@ -144,7 +144,12 @@ def _line(change: Change) -> str:
     return f"{text}  (never applied: {change.refused})" if change.refused else text
 
 
-def _text(change: Change, before: bytes, after: bytes) -> list[str]:
+async def _text(changes: WorkspaceChanges, change: Change) -> list[str]:
+    """Return the lines that differ."""
+    try:
+        before, after = await changes.texts(change)
+    except OSError as exc:
+        return [f"    (it cannot be read any more: {exc.strerror})"]
     lines = [f"    {shown(line.expandtabs())}" for line in difference(change, before, after)]
     if len(lines) > MAX_TEXT_LINES:
         lines = [*lines[:MAX_TEXT_LINES], f"    … {len(lines) - MAX_TEXT_LINES} more lines"]

@@ -61,7 +61,7 @@ def python(folder: Path) -> str:
     for name in STAND_INS:
         (packages / name).mkdir()
     shutil.copytree(REPOSITORY / "kernel/sandbox_kernel", packages / "sandbox_kernel")
-    for name in ("__init__.py", "functional/__init__.py", "functional/local_stub.py"):
+    for name in ("__init__.py", "functional/__init__.py", "functional/local_stub.py", "functional/workspace_stub.py"):
         (folder / "tests" / name).parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(REPOSITORY / "tests" / name, folder / "tests" / name)
     (folder / "pytest.ini").write_text(SETTINGS)
@@ -82,7 +82,10 @@ def lend(name: str, packages: Path) -> None:
             shutil.copy(source, packages / file)
 
 
-@pytest.mark.parametrize("tests", ["test_local_sandbox.py", "test_local_limits.py", "test_local_workspace.py"])
+@pytest.mark.parametrize(
+    "tests",
+    ["test_local_sandbox.py", "test_local_limits.py", "test_local_workspace.py", "test_local_hostile_workspace.py"],
+)
 def test_local_provider_serves_a_user_without_privileges(folder: Path, python: str, tests: str) -> None:
     shutil.copy(REPOSITORY / "tests/functional" / tests, folder / "tests/functional")
     scratch = folder / f"scratch-{tests}"

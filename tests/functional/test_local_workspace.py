@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ import pytest
 
 from sandbox_kernel.errors import SandboxLostError
 from sandbox_kernel.providers.local import bubblewrap
-from sandbox_kernel.providers.local.sandbox import LocalSandbox
-from sandbox_kernel.workspace.changes import Action, Change, Kind
+from sandbox_kernel.workspace.changes import Action, Kind
 from sandbox_kernel.workspace.layers import remove_tree
-from sandbox_kernel.workspace.settings import Workspace
 
-from .local_stub import CodeError, Inside, StubProvider, start
+from .local_stub import CodeError
+from .workspace_stub import apply, read, shown
 
 if sys.platform != "linux":
     pytest.skip("the local provider is for Linux", allow_module_level=True)
@@ -55,21 +54,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def started(place: Path) -> Start:
-    @asynccontextmanager
-    async def started(mode: str = "overlay", **options: Any) -> AsyncIterator[tuple[LocalSandbox, Inside]]:
-        binary = options.pop("bubblewrap", "")
-        workspace = Workspace(mode=mode, **{"layers": str(place / "layers"), **options})
-        provider = StubProvider(bubblewrap=binary)
-        provider.workspace = workspace
-        sandbox, inside = await start(provider)
-        try:
-            yield sandbox, inside
-        finally:
-            inside.close()
-            await sandbox.close()
-            provider.notebook.close()
-
-    return started
+    return partial(shown, place / "layers")
 
 
 def state(folder: Path) -> dict[str, tuple[object, ...]]:
@@ -84,19 +69,6 @@ def state(folder: Path) -> dict[str, tuple[object, ...]]:
 
 def owners(folder: Path) -> set[int]:
     return {path.lstat().st_uid for path in folder.rglob("*")}
-
-
-async def read(sandbox: LocalSandbox) -> dict[str, Change]:
-    assert sandbox.changes is not None
-    return {change.path: change for change in await sandbox.changes.read()}
-
-
-async def apply(sandbox: LocalSandbox, *paths: str) -> dict[str, str]:
-    """Apply changes; return what was refused, and why."""
-    changes = await read(sandbox)
-    assert sandbox.changes is not None
-    outcome = await sandbox.changes.apply([changes[path] for path in paths] if paths else list(changes.values()))
-    return {change.path: why for change, why in outcome.refused}
 
 
 CHANGES = """
@@ -406,8 +378,25 @@ async def test_without_overlays_the_folder_is_read_only_and_the_status_says_why(
             sandbox.before_cell()
 
 
-async def test_where_no_overlay_can_be_mounted_the_folder_is_read_only(folder: Path, started: Start) -> None:
-    # A file system in memory of a process has no extended attributes of users, or no whiteouts, or is none at all.
+async def test_where_no_overlay_can_be_mounted_the_start_is_tried_without(
+    folder: Path, started: Start, place: Path
+) -> None:
+    real = next(binary.path for binary in bubblewrap.find() if binary.overlays)
+    broken = place / "bwrap"
+    # What bubblewrap says where the layers' file system cannot hold one; it says so until less is asked for.
+    said = "bwrap: Can't make overlay mount on /newroot/work with options x: Invalid argument"
+    broken.write_text(
+        f'#!/bin/sh\n# bubblewrap 0.11.0\n[ -e {place}/told ] && exec {real} "$@"\n: > {place}/told\n'
+        f'echo "{said}" >&2\nexit 1\n'
+    )
+    broken.chmod(0o755)
+    async with started(bubblewrap=str(broken)) as (sandbox, inside):
+        assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
+        assert "no overlay can be mounted here (Invalid argument)" in sandbox.greeting()
+        assert sandbox.changes is None
+
+
+async def test_where_no_layer_can_be_made_the_folder_is_read_only(folder: Path, started: Start) -> None:
     async with started(layers="/proc/self/layers") as (sandbox, inside):
         assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
         assert "set Workspace.layers" in sandbox.describe()["workspace"]

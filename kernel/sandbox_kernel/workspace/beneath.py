@@ -48,7 +48,10 @@ def open_one(folder: int, name: str, flags: int = 0) -> int:
 
 
 def open_anyway(folder: int, name: str, flags: int = 0) -> int:
-    """Do the same, also where a cell made the entry unreadable, which it stays for others. Raises OSError."""
+    """Do the same, also where a cell made the entry unreadable. Raises OSError.
+
+    A file stays so for others. A folder is ours to enter from now on, or nothing in it could be looked at.
+    """
     try:
         return open_one(folder, name, flags)
     except PermissionError:
@@ -63,7 +66,8 @@ def open_anyway(folder: int, name: str, flags: int = 0) -> int:
         try:
             return os.open(path, flags | os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            os.chmod(path, stat.S_IMODE(status.st_mode))
+            if not stat.S_ISDIR(status.st_mode):
+                os.chmod(path, stat.S_IMODE(status.st_mode))
     finally:
         os.close(handle)
 

@@ -155,11 +155,12 @@ class ChangeReader:
         if self._secrets.holds(path, before):
             # For cells there is nothing on the host, so what they made is new, and taking it back removes it.
             before = None
-        kind = _kind(status)
-        if before is not None and _kind(before) is not kind and host is not None:
-            yield from self._removed(host, name, path)
-            before = None
-        change = self._change(folder, name, path, status, before)
+        if before is not None and host is not None and _kind(before) is not _kind(status):
+            change = self._change(folder, name, path, status, None)
+            if change is not None and not change.refused:
+                yield from self._removed(host, name, path)
+        else:
+            change = self._change(folder, name, path, status, before)
         if change is not None and not _is_equal(change, host, name, before):
             yield change
 
@@ -242,7 +243,7 @@ def _kind(status: os.stat_result) -> Kind:
 
 def _is_equal(change: Change, host: int | None, name: str, before: os.stat_result | None) -> bool:
     """Whether a file or link in the layer says what the host's does. Times do not count."""
-    if before is None or host is None or change.refused:
+    if before is None or host is None or change.refused or _kind(before) is not change.kind:
         return False
     if change.kind is Kind.LINK:
         return os.readlink(name, dir_fd=host) == change.target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import Any
 
@@ -23,7 +24,10 @@ class Kernel:
         self._client: BlockingKernelClient | None = None
 
     def start(self, **descriptors: Any) -> None:
-        self._manager.start_kernel(extra_arguments=self._options, cwd=self._folder, **descriptors)
+        # Each is another notebook's, as for a server: what one notebook's cells wrote is kept for it.
+        notebook = f"{self._folder}/{os.urandom(8).hex()}.ipynb"
+        environment = {**os.environ, "JPY_SESSION_NAME": notebook}
+        self._manager.start_kernel(extra_arguments=self._options, cwd=self._folder, env=environment, **descriptors)
         self._client = self._manager.client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=START_TIMEOUT)

@@ -113,7 +113,7 @@ class Pip:
             return
         # What the environment has already is seen by its own pip only, and only when it installs.
         report = self._scratch / "report.json"
-        dry = ["install", "--dry-run", "--report", str(report), "--root-user-action", "ignore"]
+        dry = ["install", "--dry-run", "--report", str(report), "--root-user-action", "ignore", "--no-user"]
         async for line in self._run([*dry, *WHEELS_ONLY, "--", *requirements]):
             yield line
         missing = [

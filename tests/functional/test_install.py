@@ -102,6 +102,15 @@ def test_the_standard_library_cannot_be_shadowed(notebook: FrontEnd, index: Inde
     assert notebook.run("import colorsys; hasattr(colorsys, 'evil')").result == "False"
 
 
+def test_a_package_cannot_keep_python_from_starting_again(notebook: FrontEnd, index: Index) -> None:
+    index.add(wheel("spoiler", files={f"{name}/__init__.py": b"1/0\n" for name in ("ipykernel", "traitlets", "zmq")}))
+    assert notebook.run("%sandbox install spoiler").status == "ok"
+    assert notebook.run("%sandbox restart").status == "ok"
+    assert notebook.run("import ipykernel; ipykernel.__version__ > ''").result == "True"
+    code = "for name in ('ipykernel', 'traitlets', 'zmq'): shutil.rmtree(f'/opt/sandbox-packages/{name}')"
+    assert notebook.run(f"import shutil\n{code}").status == "ok"
+
+
 def test_a_source_distribution_is_refused_and_never_built(notebook: FrontEnd, index: Index, tmp_path: Path) -> None:
     marker = tmp_path / "built"
     index.add(source_distribution("onlysource", marker))

@@ -11,7 +11,9 @@ from .errors import InvocationError, NotFoundError, QuotaError, SandboxError, Sa
 from .link.protocol import Buffer
 
 MAX_WAITING = 32 * 1024 * 1024
-"""Bytes of events that wait to be taken; no bridge that keeps to its credit comes near it."""
+"""Bytes that wait in either direction at most; no bridge that keeps to its credit comes near it."""
+ROOM_INTERVAL = 0.01
+"""Seconds between two looks whether there is room."""
 EVENT_COST = 512
 """Bytes that an event without data counts as."""
 NO_ROOM = ("ENOSPC", "EDQUOT", "EFBIG", "ENOMEM")
@@ -94,8 +96,8 @@ class Operation:
 class Operations:
     """The operations under way in one session."""
 
-    def __init__(self, send: Send, next_number: Callable[[], int], ids: Ids) -> None:
-        self._send, self._next_number, self.ids = send, next_number, ids
+    def __init__(self, send: Send, backlog: Callable[[], int], next_number: Callable[[], int], ids: Ids) -> None:
+        self._send, self._backlog, self._next_number, self.ids = send, backlog, next_number, ids
         self._under_way: dict[int, Operation] = {}
 
     @contextmanager
@@ -114,11 +116,16 @@ class Operations:
             if not operation.over:
                 operation.send("file-cancel")
 
+    async def room(self) -> None:
+        """Wait while much waits to leave, whatever the bridge says it has taken."""
+        while self._backlog() > MAX_WAITING:  # noqa: ASYNC110 - only a bridge that lies makes it wait, so nobody tells
+            await asyncio.sleep(ROOM_INTERVAL)
+
     def on_event(self, event: Mapping[str, Any], data: Buffer) -> None:
         """Take what the bridge says of one of them."""
-        operation = self._under_way.get(event.get("id", 0))
-        if operation is not None:
-            operation.feed(dict(event), data)
+        number = event.get("id")
+        if isinstance(number, int) and number in self._under_way:
+            self._under_way[number].feed(dict(event), data)
 
     def on_lost(self) -> None:
         """End all of them: the sandbox is gone."""

@@ -146,7 +146,7 @@ class SandboxSession(Configurable):
         self._error = ""
         self._commands: dict[int, ShellCommand] = {}
         self._command_numbers = 0
-        self._operations = Operations(self._send_operation, self._next_number, self._ids)
+        self._operations = Operations(self._send_operation, self._backlog, self._next_number, self._ids)
         self._link_files = LinkFiles(self._operations)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
@@ -620,6 +620,9 @@ class SandboxSession(Configurable):
         if self._channel is not None:
             parts: list[Buffer] = [envelope.COMMAND, json.dumps(fields).encode()]
             self._channel.send(parts if data is None else [*parts, data], urgent=data is None)
+
+    def _backlog(self) -> int:
+        return self._channel.backlog if self._channel is not None else 0
 
     # ---- packages
 

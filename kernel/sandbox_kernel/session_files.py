@@ -15,6 +15,8 @@ CHUNK = FRAME_SIZE - 1024
 """Bytes in one message; with what belongs to them they fill one frame of the link."""
 CREDIT = 4 * 1024 * 1024
 """Bytes that are under way at most, of each file and in each direction."""
+LATEST = 1e11
+"""Seconds since the epoch, before which every file was changed."""
 _KINDS = ("file", "folder", "link", "special")
 
 
@@ -57,6 +59,7 @@ class LinkFiles(SandboxFiles):
                 for piece in _pieces(chunk):
                     while sent - taken >= CREDIT:
                         taken = await _taken(operation)
+                    await self._operations.room()
                     operation.send("file-data", piece)
                     sent += len(piece)
             while taken < sent:
@@ -117,4 +120,6 @@ def _entry(path: object, kind: object, size: object, modified: object, mode: obj
     numbers = [value for value in (size, mode) if isinstance(value, int) and 0 <= value < 1 << 63]
     if len(numbers) != 2 or not isinstance(modified, (int, float)):
         raise ValueError
-    return FileEntry(path, str(kind), numbers[0], float(modified), numbers[1] & 0o7777)
+    # Not what no clock says; that may be no number at all.
+    when = float(modified) if abs(modified) < LATEST else 0.0
+    return FileEntry(path, str(kind), numbers[0], when, numbers[1] & 0o7777)

@@ -32,6 +32,7 @@ _MARKER = re.compile(r"""[A-Za-z0-9_.<>=!~()\s'"+*-]+""", re.ASCII)
 _ARCHIVES = (".whl", ".zip", ".gz", ".bz2", ".xz", ".tar", ".tgz", ".tbz", ".egg")
 _TAG = re.compile(r"[A-Za-z0-9_.]{1,100}", re.ASCII)
 _TOLD = ("Collecting ", "  Downloading ", "  Using cached ", "Downloading ", "Using cached ", "Looking in ")
+_TOLD_BEFORE = ("Collecting ", "Looking in ")
 _SOURCES_ONLY = "No sources permitted for "
 """What pip's log says of a source distribution that it passes over."""
 
@@ -113,7 +114,7 @@ class Pip:
             return
         # What the environment has already is seen by its own pip only, and only when it installs.
         report = self._scratch / "report.json"
-        dry = ["install", "--dry-run", "--report", str(report), "--root-user-action", "ignore"]
+        dry = ["install", "--dry-run", "--report", str(report), "--root-user-action", "ignore", "--no-user"]
         async for line in self._run([*dry, *WHEELS_ONLY, "--", *requirements]):
             yield line
         missing = [
@@ -122,7 +123,8 @@ class Pip:
         ]
         if missing:
             async for line in self._download(missing, folder, "--no-deps"):
-                yield line
+                if not line.startswith(_TOLD_BEFORE):
+                    yield line
 
     async def _download(self, requirements: Sequence[str], folder: Path, *options: str) -> AsyncIterator[str]:
         words = ["download", "--dest", str(folder), *WHEELS_ONLY, *self._target.options(), *options]

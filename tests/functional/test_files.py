@@ -26,7 +26,9 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
 
 @pytest.fixture(scope="module")
 def notebook(kernel: KernelProcess) -> FrontEnd:
-    return kernel.front_end()
+    front_end = kernel.front_end()
+    assert front_end.run("import os").status == "ok"
+    return front_end
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_files_beside_the_notebook_are_uploaded_without_a_question(notebook: Fro
     (folder / "tables/a.csv").write_text("a,b\n1,2\n")
     (folder / "tables/deep/b.csv").write_text("x" * 300_000)
     (folder / "tables/.hidden").write_text("no")
-    cell = notebook.run("%sandbox upload tables\nprint(open('tables/a.csv').read())\nimport os\nos.listdir('tables')")
+    cell = notebook.run("%sandbox upload tables\nprint(open('tables/a.csv').read())\nos.listdir('tables')")
     assert cell.status == "ok", cell.reply
     assert not cell.questions
     assert "Uploaded 2 files, 300 kB, to the working folder.\n" in cell.stream()

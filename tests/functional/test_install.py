@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sandbox_kernel.errors import CommandError, SandboxKernelError
+from sandbox_kernel.events import EventLog
+from sandbox_kernel.link.protocol import Buffer
+from sandbox_kernel.session import SandboxSession
+from sandbox_magics.commands import run_line
+from tests.unsandboxed import ProcessProvider
 
 from .client import Exchange, FrontEnd, KernelProcess, running
 from .package_index import Index, native_wheel, serving, source_distribution, wheel
@@ -92,6 +100,15 @@ def test_the_standard_library_cannot_be_shadowed(notebook: FrontEnd, index: Inde
     index.add(wheel("shadow", files={"colorsys.py": b"evil = True\n"}))
     notebook.run("%sandbox install shadow")
     assert notebook.run("import colorsys; hasattr(colorsys, 'evil')").result == "False"
+
+
+def test_a_package_cannot_keep_python_from_starting_again(notebook: FrontEnd, index: Index) -> None:
+    index.add(wheel("spoiler", files={f"{name}/__init__.py": b"1/0\n" for name in ("ipykernel", "traitlets", "zmq")}))
+    assert notebook.run("%sandbox install spoiler").status == "ok"
+    assert notebook.run("%sandbox restart").status == "ok"
+    assert notebook.run("import ipykernel; ipykernel.__version__ > ''").result == "True"
+    code = "for name in ('ipykernel', 'traitlets', 'zmq'): shutil.rmtree(f'/opt/sandbox-packages/{name}')"
+    assert notebook.run(f"import shutil\n{code}").status == "ok"
 
 
 def test_a_source_distribution_is_refused_and_never_built(notebook: FrontEnd, index: Index, tmp_path: Path) -> None:
@@ -183,3 +200,74 @@ def test_it_asks_first_and_is_denied_where_nobody_can_answer(index: Index, tmp_p
             notebook.answer(answer)
             assert notebook.finish(cell).status == status, cell.reply
         assert notebook.run("import asked_for; asked_for.version").result == "'1.0'"
+
+
+# ---- a sandbox whose environment is not on this machine
+
+
+class Context:
+    """A CommandContext that allows everything and keeps what is written."""
+
+    def __init__(self, session: SandboxSession) -> None:
+        self.session = session
+        self.text = ""
+
+    def write(self, text: str, *, error: bool = False) -> None:
+        self.text += text
+
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        display_id: str = "",
+        update: bool = False,
+    ) -> None:
+        assert display_id
+
+    async def ask(self, prompt: str) -> str:
+        return "y"
+
+
+class Deaf:
+    """A listener that is told nothing."""
+
+    def on_message(self, parts: list[Buffer]) -> None:
+        pass
+
+    def on_ready(self) -> None:
+        pass
+
+    def on_ended(self, error: SandboxKernelError) -> None:
+        pass
+
+
+@pytest.fixture
+async def elsewhere(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SandboxSession]:
+    """A session whose provider does not say which interpreter of this machine its cells see."""
+    for name, value in {**index.environment, "SANDBOX_PACKAGES": str(tmp_path / "packages")}.items():
+        monkeypatch.setenv(name, value)
+    log = EventLog(path=str(tmp_path / "log"))
+    session = SandboxSession(Deaf(), provider=ProcessProvider(), log=log, directory=tmp_path)
+    yield session
+    await session.close()
+
+
+async def test_a_sandbox_elsewhere_says_which_wheels_fit(elsewhere: SandboxSession, tmp_path: Path) -> None:
+    context = Context(elsewhere)
+    await run_line("install link5 nativebox", context)
+    assert "Installed 3 packages" in context.text
+    assert "imported before" not in context.text.lower()
+    assert {"link5.py", "link6.py", "nativebox"} < {path.name for path in (tmp_path / "packages").iterdir()}
+    assert not list((tmp_path / "packages").glob(".wheels-*"))
+
+
+async def test_what_a_sandbox_says_of_its_python_is_not_an_option_of_pip(
+    elsewhere: SandboxSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lying() -> dict[str, Any]:
+        return {"version": "3.11", "implementation": "cp", "abi": "", "platforms": ["--index-url=http://127.0.0.1:1"]}
+
+    monkeypatch.setattr(elsewhere, "describe_packages", lying)
+    with pytest.raises(CommandError, match="does not say which Python"):
+        await run_line("install link5", Context(elsewhere))

@@ -331,6 +331,13 @@ async def test_work_folder_that_grows_too_large_ends_the_sandbox(work_root: str,
         assert await lost_for(sandbox, inside) == "its work folder grew beyond its 64 MiB"
 
 
+async def test_packages_count_as_the_work_folder_does(work_root: str) -> None:
+    async with started(work_root=work_root, work_size=WORK) as (sandbox, inside):
+        await inside.run(f"open('file', 'wb').write(bytes({WORK // 2}))")
+        inside.send(f"open('/opt/sandbox-packages/file', 'wb').write(bytes({WORK}))")
+        assert await lost_for(sandbox, inside) == "its work folder grew beyond its 64 MiB"
+
+
 async def test_work_folder_is_never_more_than_a_second_of_writing_too_large(work_root: str) -> None:
     """Writing at a known rate: a mebibyte every ten milliseconds, at most."""
     code = """

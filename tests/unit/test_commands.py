@@ -109,7 +109,14 @@ class Context:
         self.texts.append(text)
         self.written.set()
 
-    def display(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        display_id: str = "",
+        update: bool = False,
+    ) -> None:
         assert metadata is None
         self.displays.append(data)
 

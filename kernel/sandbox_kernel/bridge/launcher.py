@@ -41,13 +41,14 @@ def main() -> None:
 
     # What lies beside this file is no business of a cell's.
     del sys.path[0]
-    packages.add_to_path(sys.path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox_kernel"]:
         del sys.modules[name]
 
     import ipykernel_launcher  # type: ignore[import-untyped]
     from ipykernel import iostream, kernelapp
 
+    # Behind the kernel's own imports: what was added to the sandbox cannot keep it from starting again.
+    packages.add_to_path(sys.path)
     # Libraries look here to learn that they run in a kernel.
     sys.argv[0] = ipykernel_launcher.__file__
     bound_streams(iostream)

@@ -36,6 +36,11 @@ class LinkChannel(Receiver):
         if not self._receiving:
             self._flush()
 
+    @property
+    def backlog(self) -> int:
+        """Bytes of messages, urgent ones not counted, that have not left."""
+        return self._link.bulk_backlog
+
     def hold(self) -> None:
         """Let the other end wait: what it sent cannot be passed on."""
         self._link.hold()

@@ -33,6 +33,10 @@ class CellClock:
         if seconds:
             self._set(request, seconds, on_due)
 
+    def knows(self, request: Request) -> bool:
+        """Whether the request has an alarm."""
+        return request in self._alarms
+
     def stop(self, request: Request) -> None:
         """Forget the request's alarm."""
         alarm = self._alarms.pop(request, None)

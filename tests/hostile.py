@@ -137,8 +137,11 @@ class HostileBridge:
 
     async def linked(self) -> None:
         """Wait until there is a sandbox whose stream is open."""
-        while not (self.provider.created and self.wire.is_open):
+        for _ in range(1000):
+            if self.provider.created and self.wire.is_open:
+                return
             await asyncio.sleep(0)
+        raise AssertionError(f"no sandbox was started: the session is {self.session.state.value}")
 
     async def turn(self, times: int = 20) -> None:
         """Let the event loop go round."""

@@ -117,6 +117,14 @@ def error(exc: BaseException) -> Json:
     return {"ename": name, "evalue": text, "traceback": [f"\x1b[0;31m{name}\x1b[0m: {text}"]}
 
 
+def notice(text: str) -> Json:
+    """Return the content of a display that says something in small print."""
+    import html
+
+    small = f'<div style="font-size: 80%; opacity: 0.6;">{html.escape(text)}</div>'
+    return {"data": {"text/plain": text, "text/html": small}, "metadata": {}, "transient": {}}
+
+
 def load(content: Any) -> Json:
     """Return a message's content; empty where it is none."""
     try:

@@ -79,7 +79,7 @@ class Start:
         try:
             name = provider_name(self._config)
             # Before it is made: traitlets only warns of an option that it does not know.
-            names = {*provider_classes(self._config), "SandboxSession", "EventLog"}
+            names = {*provider_classes(self._config), "SandboxSession", "EventLog", "Guard"}
             check(self._config, [find_provider(name)], self._options, names=names)
             self._provider = create_provider(name, self._config)
             self._provider.kernel_arguments = tuple(self._options.kernel_arguments)
@@ -93,12 +93,13 @@ class Start:
     def make_session(self, kernel: Kernel) -> SandboxSession:
         """Return the session that the configuration asks for."""
         from .events import EventLog
+        from .guard import Guard
         from .recording import Recorder
         from .session import SandboxSession
 
         config, directory = self._config, Path.cwd()
         if self._error is None:
-            self._check([SandboxSession, EventLog])
+            self._check([SandboxSession, EventLog, Guard])
         if self._error is not None:
             config, self._provider = Config(), BrokenProvider(self._error)
         log = EventLog(config=config)

@@ -85,6 +85,8 @@ class Kernel:
     def start(self, session: SandboxSession) -> None:
         """Begin to serve; the sandbox is started in the background where that costs nothing."""
         self.session = session
+        self._guard = session.guard
+        self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
         self.frontend.on_blocked = session.hold
         self.frontend.start(self.on_request)
@@ -351,7 +353,20 @@ class Kernel:
         if kind[:1] == envelope.STDIN:
             self._on_question(request, parts[1:])
         elif not request.replied:
-            self._on_reply(request, parts[1:])
+            reply = self._guard.reply(request.msg_type, request.header, parts[1:])
+            if reply is None:
+                # The request keeps waiting: whoever forges a reply may still send the real one.
+                self.dropped += 1
+                return
+            self._on_reply(request, reply)
+
+    def _on_question(self, request: Request, message: list[Buffer]) -> None:
+        question = self._guard.question(request.header, message) if request.is_cell else None
+        if question is None:
+            self.dropped += 1
+            return
+        self._stdin_request = request
+        self.frontend.send("stdin", request.idents, question)
 
     def _on_question(self, request: Request, message: list[Buffer]) -> None:
         if not request.stdin or request.failed or request.questions >= MAX_QUESTIONS:
@@ -369,8 +384,13 @@ class Kernel:
         if not parent and msg_type in OF_THE_SOCKETS:
             return
         request = self._pending.by_id(parent.get("msg_id"))
-        if request is None and self._pending.is_abandoned(parent.get("msg_id")):
+        if request is None and not self._may_come_late(parent):
             return
+        checked = self._guard.output(message, header, parent)
+        if checked is None:
+            self.dropped += 1
+            return
+        message = checked
         if request is not None:
             if msg_type == "status":
                 self._on_status(request, topic, message)
@@ -386,6 +406,23 @@ class Kernel:
         if msg_type == "debug_event":
             self._on_debug_event(answers.load(message[3]))
         self.frontend.broadcast(topic, message)
+
+    def _may_come_late(self, parent: Json) -> bool:
+        """Whether an output that belongs to no pending request may be shown: to one of earlier, or to none."""
+        msg_id = parent.get("msg_id")
+        if self._pending.is_abandoned(msg_id):
+            return False
+        if parent and not self._guard.trusted_output and not self._pending.was_sent(msg_id):
+            self.dropped += 1
+            return False
+        return True
+
+    def _on_notice(self, text: str, parent: Json) -> None:
+        """Show what the guard has to say, in small print, where the output would have stood."""
+        request = self._pending.by_id(parent.get("msg_id"))
+        if request is not None and (request.deferred or request.failed or not request.counts):
+            return
+        self.frontend.publish("display_data", answers.notice(text), request.header if request else parent)
 
     def _on_status(self, request: Request, topic: Buffer, message: list[Buffer]) -> None:
         if b'"busy"' in bytes(message[3]):

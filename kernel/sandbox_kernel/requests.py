@@ -10,6 +10,8 @@ from typing import Any
 from .link.protocol import Buffer
 
 COMMAND = "%sandbox"
+MAX_SENT = 20_000
+"""Requests that are remembered after they were done: outputs may name them later."""
 
 
 class Request:
@@ -144,6 +146,7 @@ class PendingRequests:
         self._by_token: dict[bytes, Request] = {}
         self._by_id: dict[str, Request] = {}
         self._abandoned: deque[str] = deque(maxlen=100)
+        self._sent: dict[str, None] = {}
         self._last = 0
         self.cells = 0
         """Cells on the main shell among them."""
@@ -154,6 +157,9 @@ class PendingRequests:
         request.token = self._last.to_bytes(4, "big")
         self._by_token[request.token] = request
         self._by_id[request.msg_id] = request
+        self._sent[request.msg_id] = None
+        if len(self._sent) > MAX_SENT:
+            del self._sent[next(iter(self._sent))]
         if request.is_cell and request.subshell is None:
             self.cells += 1
         return request.token
@@ -165,6 +171,10 @@ class PendingRequests:
     def by_id(self, msg_id: object) -> Request | None:
         """Return the request that an output belongs to."""
         return self._by_id.get(msg_id) if isinstance(msg_id, str) else None
+
+    def was_sent(self, msg_id: object) -> bool:
+        """Whether a request of this id was ever sent to the sandbox, as far back as is remembered."""
+        return isinstance(msg_id, str) and msg_id in self._sent
 
     def running_cell(self) -> Request | None:
         """Return the cell that the inner kernel says it is busy with."""

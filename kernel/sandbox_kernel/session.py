@@ -29,6 +29,7 @@ from .errors import (
     StateError,
 )
 from .events import EventLog
+from .guard import Guard
 from .lifecycle import State, move
 from .link import envelope
 from .link.channel import LinkChannel
@@ -61,6 +62,7 @@ class SessionInfo:
     created: float | None = None
     correlation_id: str = ""
     python: str = ""
+    guard: str = ""
     notebook: str = ""
     error: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +119,8 @@ class SandboxSession(Configurable):
         self._directory = directory or Path.cwd()
         self._recorder = recorder
         self._provider = provider or create_provider(self.provider, self.config)
+        self.guard = Guard(self._provider.name, config=config)
+        """What of the sandbox's output may reach a front end."""
         policy = RetryPolicy(self.start_attempts, self.retry_delay, self.retry_longest_delay, self.retry_jitter)
         self._retry = Retry(policy, sleep)
         self._state = State.INACTIVE
@@ -184,6 +188,7 @@ class SandboxSession(Configurable):
             created=self._created if sandbox else None,
             correlation_id=self._correlation_id,
             python=self.versions()[0],
+            guard=self.guard.description,
             error=self._error,
             details=sandbox.describe() if sandbox else {},
         )

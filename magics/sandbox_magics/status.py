@@ -47,6 +47,7 @@ def status_rows(info: SessionInfo, now: float) -> list[tuple[str, str]]:
         ("Age", age(now - info.created) if info.created is not None else ""),
         ("Python", info.python),
         *((name[:1].upper() + name[1:], value) for name, value in info.details.items()),
+        ("Output guard", info.guard),
         ("Notebook", info.notebook),
         ("Correlation id", info.correlation_id),
         ("Last error", info.error),

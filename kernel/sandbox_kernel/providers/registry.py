@@ -67,7 +67,7 @@ def provider_classes(config: Config) -> set[str]:
     All installed packages are searched only where the configuration has a section that none of this package knows.
     """
     names = {target.rpartition(":")[2] for target in BUILT_IN.values()}
-    if set(config) - names - {"SandboxSession", "EventLog"}:
+    if set(config) - names - {"SandboxSession", "EventLog", "Guard"}:
         names |= {target.rpartition(":")[2] for target in _installed().values()}
     return names
 

@@ -59,6 +59,12 @@ class WiredSandbox(Sandbox):
     async def open_link(self) -> Transport:
         return self.wire
 
+    async def pause(self) -> None:
+        raise NotImplementedError
+
+    async def resume(self) -> None:
+        raise NotImplementedError
+
     async def close(self) -> None:
         self.wire.close()
 
@@ -141,7 +147,7 @@ class HostileBridge:
             if self.provider.created and self.wire.is_open:
                 return
             await asyncio.sleep(0)
-        raise AssertionError(f"no sandbox was started: the session is {self.session.state.value}")
+        raise AssertionError(f"no sandbox was started: {self.session!r} {self.session.info.error}")
 
     async def turn(self, times: int = 20) -> None:
         """Let the event loop go round."""

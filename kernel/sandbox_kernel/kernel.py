@@ -361,20 +361,14 @@ class Kernel:
             self._on_reply(request, reply)
 
     def _on_question(self, request: Request, message: list[Buffer]) -> None:
-        question = self._guard.question(request.header, message) if request.is_cell else None
+        may_ask = request.stdin and not request.failed and request.questions < MAX_QUESTIONS
+        question = self._guard.question(request.header, message) if may_ask else None
         if question is None:
-            self.dropped += 1
-            return
-        self._stdin_request = request
-        self.frontend.send("stdin", request.idents, question)
-
-    def _on_question(self, request: Request, message: list[Buffer]) -> None:
-        if not request.stdin or request.failed or request.questions >= MAX_QUESTIONS:
             self.dropped += 1
             return
         request.questions += 1
         self._stdin_request = request
-        self.frontend.send("stdin", request.idents, message)
+        self.frontend.send("stdin", request.idents, question)
 
     def _on_output(self, topic: Buffer, message: list[Buffer]) -> None:
         header = json.loads(bytes(message[0]))
@@ -440,7 +434,8 @@ class Kernel:
 
     def _on_no_reply(self, request: Request) -> None:
         if not request.replied and self._pending.remove(request):
-            self._clock.stop(request)
+            # It may have come, and been broken: nobody is to wait for it for ever.
+            self._fail(request, SandboxLostError("The sandbox ended this request without a reply that can be read."))
             self._advance()
 
     def _publish_running(self) -> None:

@@ -227,6 +227,12 @@ _FRAMED: dict[str, tuple[str, frozenset[str]]] = {
         "var l=document.createElement('link');l.rel='preconnect';l.href='http://127.0.0.1:@PORT@';document.head.append(l)",
         FETCH,
     ),
+    "webrtc-fresh-window": (
+        "var f=document.createElement('iframe');document.body.append(f);try{var P=f.contentWindow.RTCPeerConnection;"
+        "var c=new P({iceServers:[{urls:'turn:127.0.0.1:@PORT@?transport=tcp',username:'a',credential:'b'}]});"
+        "c.createDataChannel('d');c.setLocalDescription()}catch(e){}",
+        FETCH,
+    ),
     "webrtc": (
         "var c=new RTCPeerConnection({iceServers:[{urls:['stun:127.0.0.1:@PORT@','turn:127.0.0.1:@PORT@?transport=tcp',"
         "'turn:127.0.0.1:@PORT@'],username:'a',credential:'b'}]});c.createDataChannel('d');c.setLocalDescription()",
@@ -243,6 +249,10 @@ _FRAMED: dict[str, tuple[str, frozenset[str]]] = {
 _DESTRUCTIVE_SCRIPTS = {
     # Without a guard these would take the page that this suite looks at away.
     "self-navigation": "location='@URL@/self'",
+    "self-javascript-webrtc": (
+        "location='javascript:`\\x3cscript\\x3ec=new RTCPeerConnection({iceServers:[{urls:\\'turn:127.0.0.1:@PORT@?transport=tcp"
+        "\\',username:1,credential:1}]});c.createDataChannel(1);c.setLocalDescription()\\x3c/script\\x3e`'"
+    ),
     "self-replace": "location.replace('@URL@/self')",
     "self-javascript": "location='javascript:location=`@URL@/self`'",
     "parent-navigation": "parent.location='@URL@/parent'",

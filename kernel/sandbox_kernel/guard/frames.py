@@ -30,6 +30,9 @@ _STYLE = (
     "table{border-collapse:collapse;font-size:12px}td,th{padding:.3em .6em;text-align:right}"
 )
 
+_WITHOUT_CALLS = "for (const name of ['RTCPeerConnection', 'webkitRTCPeerConnection']) delete self[name];"
+"""Peer connections reach other hosts, and browsers do not heed the policy's word on them."""
+
 
 def policy(script_hosts: Sequence[str] = ()) -> str:
     """Return the content security policy of both frames."""
@@ -49,7 +52,7 @@ def frame(html: str, script_hosts: Sequence[str] = (), *, height: int | None = N
         f'<meta http-equiv="Content-Security-Policy" content="{rules}">'
         '<meta http-equiv="x-dns-prefetch-control" content="off"><meta name="referrer" content="no-referrer">'
     )
-    inner = f"{head}<style>{_STYLE}</style></head><body>{html}</body></html>"
+    inner = f"{head}<script>{_WITHOUT_CALLS}</script><style>{_STYLE}</style></head><body>{html}</body></html>"
     outer = (
         f"{head}<style>html,body{{margin:0;height:100%;overflow:hidden}}iframe{{border:0;width:100%;height:100%}}</style>"
         f'</head><body><iframe sandbox="allow-scripts" srcdoc="{_attribute(inner)}"></iframe></body></html>'

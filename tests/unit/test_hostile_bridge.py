@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandbox_kernel import kernel
 from sandbox_kernel.bridge_events import MAX_EVENT, read_event
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.link import envelope, protocol
@@ -57,7 +58,7 @@ def against(attack: Callable[[HostileBridge], Awaitable[None] | None], *, cell: 
             assert bridge.faults == []
             if cell and bridge.wire.is_open:
                 # The attacked cell is ended, whatever was made of it.
-                request = next(parts for parts in bridge.received if parts[0][:1] == envelope.SHELL)
+                request = cell_of(bridge)
                 bridge.answer(request)
             assert await bridge.is_alive()
             assert bridge.faults == []
@@ -218,23 +219,48 @@ def test_last_words_reach_no_terminal_as_commands() -> None:
     assert died.stderr.encode()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("content", [DEEP, b"", b"[]", b"{", b'{"status":NaN}', b'{"status":"error"}', b"9" * 100_000])
-def test_a_cell_with_a_broken_reply_has_one(content: bytes) -> None:
+BROKEN = [DEEP, b"", b"[]", b"{", b'{"status":NaN}', b"9" * 100_000]
+
+
+def cell_of(bridge: HostileBridge) -> list[bytes]:
+    """The cell as it was forwarded."""
+    return next(parts for parts in bridge.received if parts[0][:1] == envelope.SHELL)
+
+
+def say_broken_reply(bridge: HostileBridge, content: bytes) -> None:
+    request = cell_of(bridge)
+    header = json.dumps({"msg_id": "r", "msg_type": "execute_reply"}).encode()
+    bridge.say(request[0], header, request[1], b"{}", content)
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_reply_reaches_nobody_and_the_real_one_may_follow(content: bytes) -> None:
     def attack(bridge: HostileBridge) -> None:
-        request = next(parts for parts in bridge.received if parts[0][:1] == envelope.SHELL)
-        header = json.dumps({"msg_id": "r", "msg_type": "execute_reply"}).encode()
-        bridge.say(request[0], header, request[1], b"{}", content)
-        sent = [parts for _, parts in bridge.frontend.replies if parts[1] == request[1]]
-        assert len(sent) == 1
-        # A front end has to be able to read it.
-        assert all(isinstance(json.loads(part), dict) for part in sent[0][:4])
+        say_broken_reply(bridge, content)
+        assert bridge.frontend.replies == []
+        bridge.answer(cell_of(bridge))
+        assert bridge.replies_to("request-1")[0]["status"] == "ok"
+
+    against(attack)
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_cell_whose_only_reply_is_broken_gets_an_error(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "REPLY_GRACE", 0.0)
+
+    async def attack(bridge: HostileBridge) -> None:
+        say_broken_reply(bridge, content)
+        header = json.dumps({"msg_id": "i", "msg_type": "status"}).encode()
+        bridge.say(envelope.IOPUB, b"", header, cell_of(bridge)[1], b"{}", b'{"execution_state": "idle"}')
+        await bridge.turn()
+        assert [reply["status"] for reply in bridge.replies_to("request-1")] == ["error"]
 
     against(attack)
 
 
 def test_a_reply_that_is_said_twice_is_sent_once() -> None:
     def attack(bridge: HostileBridge) -> None:
-        request = next(parts for parts in bridge.received if parts[0][:1] == envelope.SHELL)
+        request = cell_of(bridge)
         for _ in range(5):
             bridge.answer(request)
         assert len(bridge.replies_to(json.loads(request[1])["msg_id"])) == 1
@@ -273,7 +299,7 @@ def test_ready_that_is_said_again_is_not_noted() -> None:
 
 def test_questions_that_nobody_answers_are_bounded() -> None:
     def attack(bridge: HostileBridge) -> None:
-        request = next(parts for parts in bridge.received if parts[0][:1] == envelope.SHELL)
+        request = cell_of(bridge)
         header = json.dumps({"msg_id": "q", "msg_type": "input_request"}).encode()
         for _ in range(1000):
             bridge.say(b"i" + request[0][1:], header, request[1], b"{}", b'{"prompt":"","password":false}')
@@ -289,7 +315,7 @@ def test_a_cell_that_may_not_ask_does_not() -> None:
             await bridge.turn()
             bridge.ask(allow_stdin=False)
             bridge.exchange()
-            request = next(parts for parts in bridge.received if parts[0][:1] == envelope.SHELL)
+            request = cell_of(bridge)
             header = json.dumps({"msg_id": "q", "msg_type": "input_request"}).encode()
             bridge.say(b"i" + request[0][1:], header, request[1], b"{}", b'{"prompt":"","password":false}')
             assert [channel for channel, _ in bridge.frontend.replies if channel == "stdin"] == []
@@ -305,7 +331,7 @@ def test_a_cell_that_says_it_begins_again_has_no_more_time() -> None:
             await bridge.turn()
             bridge.ask()
             bridge.exchange()
-            request = next(parts for parts in bridge.received if parts[0][:1] == envelope.SHELL)
+            request = cell_of(bridge)
             header = json.dumps({"msg_id": "b", "msg_type": "status"}).encode()
             dues = set()
             for _ in range(3):

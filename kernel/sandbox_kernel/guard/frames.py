@@ -3,6 +3,9 @@
 Two frames, one in the other. The inner one holds the output; its scripts run without an origin. A content security
 policy forbids it every connection, but no policy of its own can keep a frame from navigating itself away, which is a
 request to another host, too. The outer frame's policy can: it has no script, and its `frame-src` binds what it holds.
+
+WebRTC knows no content security policy. So it is taken out of the inner frame before anything else runs there, and
+trusted types see to it that no script of the output makes another frame, with another WebRTC, inside it.
 """
 
 from __future__ import annotations
@@ -25,43 +28,65 @@ _HEIGHTS = re.compile(
     r'(?:"(?:height|continuousHeight)"\s*:\s*|\bheight\s*[:=]\s*["\']?)(\d{2,4})(?:\.\d+)?(?:px|[\s,;}"\'])'
 )
 _SCRIPT_HOST = re.compile(r"https?://([\w.-]+(?::\d+)?)/[^\s\"'<>`]{0,200}(?:\.js\b|npm/)")
+_FRAME_TAG = re.compile(r"<(?=iframe[\s/>])", re.IGNORECASE)
+_FIRST = """\
+(function () {
+  function gone(name) { Object.defineProperty(window, name, { value: undefined }); }
+  ["RTCPeerConnection", "webkitRTCPeerConnection", "mozRTCPeerConnection", "XSLTProcessor"].forEach(gone);
+  function html(text, type, sink) {
+    if (/srcdoc/i.test(sink) || /<!ENTITY/i.test(text)) { return ""; }
+    text = text.replace(/<(?=(?:[^\\s<>\\/]*:)?iframe(?:[\\s\\/>]|$))/gi, "<x-");
+    return /^Document write/.test(sink) ? text.replace(/<(?=[a-z]*$)/i, "&lt;") : text;
+  }
+  function script(text, type, sink) { return /^Location/.test(sink) ? null : text; }
+  function keep(text) { return text; }
+  if (window.trustedTypes) {
+    trustedTypes.createPolicy("default", { createHTML: html, createScript: script, createScriptURL: keep });
+  }
+})();"""
+"""What runs in the inner frame before the output does. The regular expressions' backslashes are JavaScript's."""
 _STYLE = (
     "html,body{margin:0;background:#fff;color:#111;font:13px/1.4 system-ui,sans-serif}body{padding:4px}"
     "table{border-collapse:collapse;font-size:12px}td,th{padding:.3em .6em;text-align:right}"
 )
 
-_WITHOUT_CALLS = "for (const name of ['RTCPeerConnection', 'webkitRTCPeerConnection']) delete self[name];"
-"""Peer connections reach other hosts, and browsers do not heed the policy's word on them."""
 
-
-def policy(script_hosts: Sequence[str] = ()) -> str:
-    """Return the content security policy of both frames."""
+def policy(script_hosts: Sequence[str] = (), *, inner: bool = False) -> str:
+    """Return the content security policy of both frames; the inner one's asks for trusted types, too."""
     hosts = "".join(f" {host}" for host in script_hosts)
     return (
         f"default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'{hosts}; style-src 'unsafe-inline'{hosts}; "
         "img-src data: blob:; media-src data: blob:; font-src data:; connect-src 'none'; frame-src 'none'; "
-        "child-src 'none'; worker-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'; webrtc 'block'"
+        "child-src 'none'; worker-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'"
+        + ("; require-trusted-types-for 'script'; trusted-types default" if inner else "")
     )
 
 
 def frame(html: str, script_hosts: Sequence[str] = (), *, height: int | None = None) -> str:
     """Return HTML that shows ``html`` in a frame of its own; ``height`` in pixels is estimated if not known."""
-    rules = _attribute(policy(script_hosts))
-    head = (
-        '<!DOCTYPE html><html><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{rules}">'
-        '<meta http-equiv="x-dns-prefetch-control" content="off"><meta name="referrer" content="no-referrer">'
+    shown = _FRAME_TAG.sub("<x-", html)
+    inner = (
+        f"{_head(policy(script_hosts, inner=True))}<script>{_FIRST}</script><style>{_STYLE}</style></head>"
+        f"<body>{shown}</body></html>"
     )
-    inner = f"{head}<script>{_WITHOUT_CALLS}</script><style>{_STYLE}</style></head><body>{html}</body></html>"
     outer = (
-        f"{head}<style>html,body{{margin:0;height:100%;overflow:hidden}}iframe{{border:0;width:100%;height:100%}}</style>"
-        f'</head><body><iframe sandbox="allow-scripts" srcdoc="{_attribute(inner)}"></iframe></body></html>'
+        f"{_head(policy(script_hosts))}"
+        "<style>html,body{margin:0;height:100%;overflow:hidden}iframe{border:0;width:100%;height:100%}</style></head>"
+        f'<body><iframe sandbox="allow-scripts" srcdoc="{_attribute(inner)}"></iframe></body></html>'
     )
     pixels = min(LARGEST, max(SMALLEST, height or estimated_height(html)))
     return (
         f'<div style="height: {pixels}px; width: 100%; resize: vertical; overflow: hidden;">'
         f'<iframe sandbox="allow-scripts" referrerpolicy="no-referrer" style="width: 100%; height: 100%; border: 0;" '
         f'srcdoc="{_attribute(outer)}">{FALLBACK}</iframe></div>'
+    )
+
+
+def _head(rules: str) -> str:
+    return (
+        '<!DOCTYPE html><html><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_attribute(rules)}">'
+        '<meta http-equiv="x-dns-prefetch-control" content="off"><meta name="referrer" content="no-referrer">'
     )
 
 

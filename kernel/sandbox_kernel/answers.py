@@ -129,6 +129,6 @@ def load(content: Any) -> Json:
     """Return a message's content; empty where it is none."""
     try:
         parsed = json.loads(bytes(content))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}

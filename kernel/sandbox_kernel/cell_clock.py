@@ -32,6 +32,10 @@ class CellClock(Generic[Cell]):
         if seconds:
             self._set(cell, seconds, on_due)
 
+    def knows(self, cell: Cell) -> bool:
+        """Whether the cell has an alarm."""
+        return cell in self._alarms
+
     def stop(self, cell: Cell) -> None:
         """Forget the cell's alarm."""
         alarm = self._alarms.pop(cell, None)

@@ -34,6 +34,7 @@ class Request:
         "msg_id",
         "msg_type",
         "notice",
+        "questions",
         "replied",
         "stdin",
         "stop_on_error",
@@ -69,6 +70,8 @@ class Request:
         """A cell that a person ran: it gets a number and enters the history."""
         self.stop_on_error = True
         self.stdin = False
+        self.questions = 0
+        """How many of its questions wait for an answer."""
         self.lines: list[str] = []
         """The `%sandbox` lines at its beginning that have not been run yet."""
 

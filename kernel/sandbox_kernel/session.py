@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from traitlets import Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
+from .bridge_events import Died, Finished, Operation, Output, Ready, read_event
 from .errors import (
     InvocationError,
     SandboxConnectionError,
@@ -52,6 +54,8 @@ TELL_TIMEOUT = 5.0
 """Seconds that the inner kernel has to say which of the new packages it had imported."""
 MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
+MAX_LIVES, LIVES_PERIOD = 20, 60.0
+"""How often the inner kernel may die within so many seconds. No real one starts so fast."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,9 @@ class SandboxSession(Configurable):
         self._ready: asyncio.Event = asyncio.Event()
         self._blocked = False
         self._deaths = 0
+        self._death_times: deque[float] = deque(maxlen=MAX_LIVES)
+        self.dropped = 0
+        """Events of the bridge that were broken."""
         self._created: float | None = None
         self._correlation_id = ""
         self._python = ""
@@ -392,29 +399,36 @@ class SandboxSession(Configurable):
     # ---- what the bridge says
 
     def _on_message(self, parts: list[Buffer]) -> None:
-        if bytes(parts[0][:1]) == envelope.EVENT:
-            self._on_event(json.loads(bytes(parts[1])), parts[2])
-        else:
+        if not parts or bytes(parts[0][:1]) != envelope.EVENT:
             self._listener.on_message(parts)
-
-    def _on_event(self, event: dict[str, Any], data: Buffer) -> None:
-        match event["event"]:
-            case "ready":
+            return
+        try:
+            event = read_event(parts)
+        except ValueError as exc:
+            self.dropped += 1
+            self._event("event_dropped", "debug", error=str(exc)[:200])
+            return
+        match event:
+            case Ready():
                 self._on_ready(event)
-            case "died":
-                self._on_died(int(event["exit"]), str(event["stderr"]))
-            case "output" if event["id"] in self._commands:
-                self._commands[event["id"]].feed(bytes(data))
-            case "operation":
-                self._operations.on_event(event, data)
-            case "finished" if event["id"] in self._commands:
-                self._commands.pop(event["id"]).finish(int(event["exit"]))
+            case Died():
+                self._on_died(event.exit, event.stderr)
+            case Output(command=command) if command in self._commands:
+                self._commands[command].feed(event.data)
+            case Operation():
+                self._operations.on_event(event.fields, event.data)
+            case Finished(command=command) if command in self._commands:
+                self._commands.pop(command).finish(event.exit)
 
-    def _on_ready(self, event: dict[str, Any]) -> None:
+    def _on_ready(self, event: Ready) -> None:
+        if self._ready.is_set():
+            # Each life says so once, and the one before it was renewed, or died, first.
+            self.dropped += 1
+            return
         self._deaths = 0
-        self._python = str(event["python"])
+        self._python = event.python
         self._ready.set()
-        self._event("kernel_ready", life=event["life"])
+        self._event("kernel_ready", life=event.life)
         if self._state is State.STARTING:
             self._move(State.ACTIVE)
         self._listener.on_ready()
@@ -423,12 +437,22 @@ class SandboxSession(Configurable):
         was_ready = self._ready.is_set()
         self._ready.clear()
         self._deaths += 1
+        now = time.monotonic()
+        if len(self._death_times) == MAX_LIVES and now - self._death_times[0] < LIVES_PERIOD:
+            # Somebody makes this up, or it would go on for ever; either way it fills the log.
+            self._fail(SessionError(f"The sandbox's Python ended {MAX_LIVES} times within a minute.", **self._ids()))
+            return
+        self._death_times.append(now)
         self._event("kernel_died", "error", exit=code, stderr=stderr)
         self._spawn(self._bury(code, stderr, was_ready=was_ready))
 
     async def _bury(self, code: int, stderr: str, *, was_ready: bool) -> None:
-        assert self._sandbox is not None
-        reason = await self._sandbox.kernel_death_reason(code) or _exit_reason(code)
+        sandbox = self._sandbox
+        if sandbox is None:
+            return
+        reason = await sandbox.kernel_death_reason(code) or _exit_reason(code)
+        if sandbox is not self._sandbox:
+            return
         if not was_ready and self._deaths >= MAX_DEATHS:
             last = f" Its last words: {stderr.splitlines()[-1]}" if stderr else ""
             self._fail(
@@ -588,10 +612,14 @@ class SandboxSession(Configurable):
         try:
             await asyncio.wait_for(self._ready.wait(), self.startup_timeout)
         except asyncio.TimeoutError:
-            raise SandboxTimeoutError(
-                f"The sandbox's Python did not start within {self.startup_timeout:g} s; try `%sandbox stop`.",
+            # What does not let itself be renewed may still run what was to be ended.
+            error = SandboxTimeoutError(
+                f"The sandbox's Python did not start within {self.startup_timeout:g} s, so the sandbox was given up; "
+                "the next cell starts a fresh one.",
                 **self._ids(),
-            ) from None
+            )
+            self._fail(error)
+            raise error from None
 
     def shell(self, text: str) -> ShellCommand:
         """Run a shell command in the sandbox. Raises SandboxConnectionError where none is running."""

@@ -11,13 +11,15 @@ class ShellCommand:
 
     def __init__(self, kill: Callable[[], None]) -> None:
         self._kill = kill
+        self._killed = False
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.exit_code: int | None = None
         """Exit status, negative for a signal; None while it runs, and when the sandbox ended first."""
 
     def feed(self, data: bytes) -> None:
         """Take output."""
-        self._chunks.put_nowait(data)
+        if not self._killed:
+            self._chunks.put_nowait(data)
 
     def finish(self, exit_code: int | None) -> None:
         """Take the exit status; None where the sandbox ended first."""
@@ -25,7 +27,8 @@ class ShellCommand:
         self._chunks.put_nowait(None)
 
     def kill(self) -> None:
-        """End the command and what it started."""
+        """End the command and what it started. What it still writes is dropped: nobody may be listening."""
+        self._killed = True
         self._kill()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

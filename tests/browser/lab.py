@@ -64,6 +64,10 @@ class Lab:
         """Write a notebook with these code cells, open it, and wait for its kernel."""
         path = f"{self._workspace}.ipynb"
         write_notebook(self.server.root / path, sources, self.kernel_name)
+        return self.open_path(path)
+
+    def open_path(self, path: str) -> Notebook:
+        """Open a notebook that lies in the server's folder, and wait for its kernel."""
         self._goto(f"lab/workspaces/{self._workspace}/tree/{path}")
         notebook = Notebook(self.page, path)
         notebook.wait_until_ready()

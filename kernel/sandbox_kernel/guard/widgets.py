@@ -28,6 +28,11 @@ LINKABLE = frozenset(
     """.split()
 )
 """Attributes that a link in the front end may copy from one widget to another."""
+VIEWS = {
+    **dict.fromkeys(("HTMLView", "HTMLMathView"), HTML_MODELS),
+    **dict.fromkeys(("ImageView", "VideoView", "AudioView"), MEDIA_MODELS),
+}
+"""Views that show HTML or load files, and the models whose state is cleaned for them."""
 CODE = ("_esm", "_css", "_anywidget_id")
 MODULES, NAMES = ("_model_module", "_view_module"), ("_model_name", "_view_name")
 
@@ -148,6 +153,7 @@ class CommGuard:
             if state.get(key) is not None and state[key] not in self._modules:
                 raise RefusedError(f"a widget may not become one of {_shown(state[key])}")
         _check_names(state)
+        _check_view(model, state)
         if model is not None and model.module not in CORE_MODULES:
             # Allowed by the configuration, and not known here.
             return False
@@ -242,6 +248,16 @@ def _check_names(state: Json) -> None:
             raise RefusedError("the name of a widget's class is no name")
         if key.endswith("_module_version") and (type(value) is not str or not _VERSION.fullmatch(value)):
             raise RefusedError("the version of a widget's module is none")
+
+
+def _check_view(model: Model | None, state: Json) -> None:
+    """Refuse to show a widget as what it was not opened as: its state was cleaned for that, then and since."""
+    if model is None:
+        return
+    models = VIEWS.get(str(state.get("_view_name")))
+    renamed = state.get("_model_name")
+    if (models is not None and model.name not in models) or (renamed is not None and renamed != model.name):
+        raise RefusedCommError(f"a widget opened as {_shown(model.name)} may not be shown as another")
 
 
 def _check_paths(data: Json, buffers: int) -> None:

@@ -68,6 +68,9 @@ class LinkChannel(Receiver):
         self._receiving = True
         try:
             for event in events:
+                if self._transport is None:
+                    # What was said made somebody end it; the rest has no one to go to.
+                    return
                 if isinstance(event, Message):
                     self._on_message(event.parts)
         finally:

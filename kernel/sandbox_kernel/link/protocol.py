@@ -34,6 +34,8 @@ MAX_PARTS = 65535
 """So many that their lengths, with which a message begins, still fit into its first frame."""
 MAX_MESSAGE = 1 << 30
 WINDOW = 8 * 1024 * 1024
+URGENT_ROOM = 64 * 1024 * 1024
+"""Bytes beyond the window that a sender may have under way: urgent messages do not wait for it."""
 SMALL = 32 * 1024
 """Bytes up to which copying a message together costs less than sending its parts one by one."""
 
@@ -197,6 +199,8 @@ class Link:
 
     def _hello(self) -> bytes:
         self._hello_due = False
+        # A greeting acknowledges all that was received, like any other acknowledgement.
+        self._since_ack = 0
         body = _HELLO_BODY.pack(MAGIC, VERSION, self._link_id, self._window)
         return _HEADER.pack(_HELLO, 0, len(body), 0, self._received) + body
 
@@ -360,6 +364,8 @@ class Link:
         if not self._held:
             self._ack = seq
         self._since_ack += size
+        if self._since_ack > self._window + URGENT_ROOM:
+            raise LinkError(f"{self._since_ack} bytes that nobody had room for")
         # A quarter of the window, or many small frames: sooner costs calls, later stalls the sender.
         if (self._since_ack >= self._window // 4 or seq - self._ack_sent >= 256) and not self._held:
             self._ack_due = True

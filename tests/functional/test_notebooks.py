@@ -14,11 +14,13 @@ from nbformat import NotebookNode
 
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+PLAIN = "any-notebook"
 CELL_TIMEOUT = 120
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 pytest.importorskip("ipywidgets")
+pytest.importorskip("pyarrow")
 
 
 def read(path: Path) -> NotebookNode:
@@ -30,19 +32,21 @@ def executed(path: Path) -> NotebookNode:
     """Execute a notebook once; a cell that fails without being marked for it raises CellExecutionError."""
     notebook = read(path)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL, resources=resources).execute()
+    NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=kernel_of(path), resources=resources).execute()
     return notebook
 
 
+def kernel_of(path: Path) -> str:
+    """The kernel under test, but for the notebook that is for an ordinary one."""
+    return "python3" if path.stem == PLAIN else KERNEL
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_stored_without_outputs_and_for_this_kernel(path: Path) -> None:
+def test_notebook_is_stored_without_outputs_and_for_its_kernel(path: Path) -> None:
     notebook = read(path)
     nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec == {
-        "name": "sandbox",
-        "display_name": "Python (sandbox)",
-        "language": "python",
-    }
+    name, display_name = ("python3", "Python 3 (ipykernel)") if path.stem == PLAIN else ("sandbox", "Python (sandbox)")
+    assert notebook.metadata.kernelspec == {"name": name, "display_name": display_name, "language": "python"}
     for cell in notebook.cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
@@ -112,3 +116,30 @@ def test_quickstart_runs_commands(text: Callable[[str], str]) -> None:
     assert "hello from /" in text("shell")
     assert "isolated process, shared kernel" in text("status")
     assert "%sandbox help COMMAND" in text("help")
+
+
+@pytest.fixture(scope="module")
+def plain() -> Callable[[str], NotebookNode]:
+    """A function that gives the only output of a cell of the notebook for ordinary kernels, by the cell's id."""
+    (path,) = (path for path in NOTEBOOKS if path.stem == PLAIN)
+    cells = {cell.id: cell for cell in executed(path).cells}
+
+    def only(cell: str) -> NotebookNode:
+        (output,) = cells[cell].outputs
+        return output
+
+    return only
+
+
+def test_ordinary_notebook_shows_what_its_sandboxes_produce(plain: Callable[[str], NotebookNode]) -> None:
+    assert plain("plot").data["image/png"].startswith("iVBOR")
+    assert plain("progress").data["text/plain"] == "'5 of 5'"
+    assert plain("error").ename == "ZeroDivisionError"
+    assert "active" in plain("status").data["text/plain"].split()
+    assert "is stopped" in plain("stop").text
+
+
+def test_ordinary_notebook_exchanges_variables_with_its_sandboxes(plain: Callable[[str], NotebookNode]) -> None:
+    assert plain("pulled").data["text/plain"] == "'Lima'"
+    assert plain("second").data["text/plain"] == "False"
+    assert plain("library").data["text/plain"] == "('hello\\n', '2')"

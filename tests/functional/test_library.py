@@ -359,10 +359,10 @@ async def test_frame_of_a_million_rows_comes_back_equal(sandbox: Sandbox) -> Non
 
 
 async def test_what_cannot_travel_says_why_on_either_side(sandbox: Sandbox) -> None:
-    with pytest.raises(TransferError, match="value cannot be pushed: .* type object"):
+    with pytest.raises(TransferError, match=r"value cannot be pushed: .* type object"):
         await sandbox.push(value=object())
     await sandbox.run("class Money(int): pass\nmoney = Money(3)")
-    with pytest.raises(TransferError, match="money did not travel: .*would come back as int"):
+    with pytest.raises(TransferError, match=r"money did not travel: .*would come back as int"):
         await sandbox.pull("money")
     with pytest.raises(TransferError, match="no variable"):
         await sandbox.pull("nothing")

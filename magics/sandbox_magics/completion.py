@@ -51,7 +51,7 @@ class Completer:
         from IPython.core.completer import context_matcher
 
         matcher: Callable[[Any], Any] = context_matcher(identifier=IDENTIFIER, priority=100)(
-            lambda context: self.complete(context)
+            lambda context: self.complete(context)  # noqa: PLW0108 - a method takes no attributes, which this one gets
         )
         return matcher
 
@@ -92,7 +92,7 @@ class Completer:
         if not words:
             return command_names(self._notebook)
         named = [one for one in all_commands() if one.name == words[0]]
-        others = COMPLETERS.get(words[0], lambda _: ())(self._notebook)
+        others = COMPLETERS[words[0]](self._notebook) if words[0] in COMPLETERS else ()
         return (*others, *(option for one in named for option in options_of(one)))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import getpass
 from argparse import Namespace, RawDescriptionHelpFormatter
+from types import TracebackType
 from typing import Any
 
 from sandbox_kernel.errors import CellError, CommandError, SandboxKernelError
 from sandbox_kernel.library import InputRequest
-from sandbox_kernel.library.loop_thread import Turn
 from sandbox_kernel.library.outputs import Error, cell_error
 
 from .commands import run_line
@@ -94,7 +94,9 @@ class _Told:
     def __enter__(self) -> None:
         return
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, KeyboardInterrupt):
             raise cell_error(Error("KeyboardInterrupt", "")) from None
         if isinstance(error, SandboxKernelError) and not isinstance(error, CellError):

@@ -97,7 +97,7 @@ async def test_error_in_a_cell_is_data_until_it_is_raised(sandbox: Sandbox) -> N
     result = await sandbox.run("1 / 0")
     assert isinstance(result.error, Error)
     assert (result.error.name, result.error.value) == ("ZeroDivisionError", "division by zero")
-    assert "1 / 0" in "".join(result.error.traceback)
+    assert "ZeroDivisionError" in result.error.traceback[-1]
     with pytest.raises(CellError, match="division by zero") as raised:
         result.raise_on_error()
     assert type(raised.value).__name__ == raised.value.name == "ZeroDivisionError"
@@ -323,13 +323,13 @@ def test_unknown_provider_is_told_with_the_nearest() -> None:
 
 
 async def test_variables_travel_both_ways_and_leave_nothing_behind(sandbox: Sandbox) -> None:
-    before = (await sandbox.run("sorted(globals())")).text
+    names = "sorted(name for name in globals() if not name.startswith('_'))"
+    before = (await sandbox.run(names)).text
     await sandbox.push(number=1, text={"a": (1, b"x")})
     assert (await sandbox.run("number, text")).text == "(1, {'a': (1, b'x')})"
     assert await sandbox.pull("text") == {"a": (1, b"x")}
     await sandbox.run("del number, text")
-    assert (await sandbox.run("sorted(globals())")).text.replace("'_3', ", "") >= before
-    assert (await sandbox.run("[name for name in globals() if 'sandbox' in name]")).text == "[]"
+    assert (await sandbox.run(names)).text == before
 
 
 async def test_frame_of_a_million_rows_comes_back_equal(sandbox: Sandbox) -> None:
@@ -348,19 +348,21 @@ async def test_frame_of_a_million_rows_comes_back_equal(sandbox: Sandbox) -> Non
         index=pd.date_range("2020", periods=rows, freq="s", tz="UTC", name="when"),
     )
     await sandbox.push(frame=frame)
-    dtypes = "whole int64 real float64 kind category moment datetime64[us, Europe/Oslo]"
     assert (await sandbox.run("print(frame.index.name, len(frame), frame.whole.sum())")).stdout == (
         f"when {rows} {frame.whole.sum()}\n"
     )
-    assert dtypes
-    pd.testing.assert_frame_equal(await sandbox.pull("frame"), frame)
+    came = await sandbox.pull("frame")
+    assert came.equals(frame)
+    assert list(came.dtypes) == list(frame.dtypes)
+    assert came.index.identical(frame.index)
+    assert came.index.freq == frame.index.freq
 
 
 async def test_what_cannot_travel_says_why_on_either_side(sandbox: Sandbox) -> None:
-    with pytest.raises(TransferError, match="value cannot be pushed: .* type object"):
+    with pytest.raises(TransferError, match=r"value cannot be pushed: .* type object"):
         await sandbox.push(value=object())
     await sandbox.run("class Money(int): pass\nmoney = Money(3)")
-    with pytest.raises(TransferError, match="money did not travel: .*would come back as int"):
+    with pytest.raises(TransferError, match=r"money did not travel: .*would come back as int"):
         await sandbox.pull("money")
     with pytest.raises(TransferError, match="no variable"):
         await sandbox.pull("nothing")
@@ -368,49 +370,55 @@ async def test_what_cannot_travel_says_why_on_either_side(sandbox: Sandbox) -> N
         await sandbox.pull("a; b")
 
 
+FORGE = """
+session = get_ipython().kernel.session
+honest = session.send
+
+def send(stream, msg, content=None, *args, **kwargs):
+    if msg != "sandbox_value":
+        return honest(stream, msg, content, *args, **kwargs)
+    def say(content, *buffers):
+        honest(stream, msg, content, *args, **{**kwargs, "buffers": [memoryview(one) for one in buffers]})
+    forge(say)
+
+session.send = send
+value = 1
+"""
+ENDLESS = """
+def forge(say):
+    while True:
+        say({}, bytes(100_000))
+"""
+TRAP = """
+def forge(say):
+    import io, os, numpy
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (PATH,)
+    file = io.BytesIO()
+    numpy.save(file, numpy.array([Trap()], dtype=object), allow_pickle=True)
+    say({"header": {"kind": "npy"}, "size": len(file.getvalue())}, file.getvalue())
+"""
+
+
 async def test_sandbox_that_sends_more_than_allowed_is_stopped(sandbox: Sandbox) -> None:
     sandbox.max_pull = 1_000_000
     await sandbox.run("text = 'x' * 2_000_000")
     with pytest.raises(TransferError, match="limit is 1000000"):
         await sandbox.pull("text")
-    # What an honest sandbox does is replaced by an endless stream without a size.
-    await sandbox.run(
-        "import json\n"
-        "def endless(*args, **kwargs):\n"
-        "    kernel = get_ipython().kernel\n"
-        "    while True:\n"
-        "        kernel.session.send(kernel.iopub_socket, 'sandbox_value', {}, get_ipython().get_parent(),\n"
-        "                            ident=b'x', buffers=[memoryview(bytes(100_000))])\n"
-        "json.dumps = endless"
-    )
+    assert (await sandbox.run(FORGE + ENDLESS)).ok
     with pytest.raises(TransferError, match="more than 1000000 bytes"):
-        await sandbox.pull("text")
+        await sandbox.pull("value")
     assert (await sandbox.run("1")).text == "1"
 
 
-async def test_pickles_of_a_hostile_sandbox_are_never_opened(sandbox: Sandbox) -> None:
-    forged = (
-        "import json\n"
-        "def forge(*args, **kwargs):\n"
-        "    raise_header = {'header': {'kind': 'npy'}, 'size': 10}\n"
-        "    import numpy, io, os\n"
-        "    class Trap:\n"
-        "        def __reduce__(self): return os.system, ('touch {path}',)\n"
-        "    file = io.BytesIO()\n"
-        "    numpy.save(file, numpy.array([Trap()], dtype=object), allow_pickle=True)\n"
-        "    kernel = get_ipython().kernel\n"
-        "    send = lambda content, buffers: kernel.session.send(kernel.iopub_socket, 'sandbox_value', content,\n"
-        "        get_ipython().get_parent(), ident=b'x', buffers=buffers)\n"
-        "    send(raise_header, [])\n"
-        "    send({}, [memoryview(file.getvalue())])\n"
-        "    raise SystemError\n"
-        "value = 1\n"
-    )
+async def test_pickle_of_a_hostile_sandbox_is_never_opened(sandbox: Sandbox, tmp_path: Path) -> None:
     pytest.importorskip("numpy")
-    await sandbox.run(forged)
-    await sandbox.run("json.dumps = forge")
-    with pytest.raises(TransferError):
+    trap = tmp_path / "sprung"
+    assert (await sandbox.run(f"PATH = {str(trap)!r}\n{FORGE}{TRAP}")).ok
+    with pytest.raises(TransferError, match="unpickled"):
         await sandbox.pull("value")
+    assert not trap.exists()
 
 
 # ---- without an event loop

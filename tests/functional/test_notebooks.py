@@ -21,6 +21,7 @@ from .client import kernel_environment
 
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+PLAIN = "any-notebook"
 CELL_TIMEOUT = 120
 
 ALLOWED = 'c.SandboxSession.approvals = {"apply": "allow", "discard": "allow"}'
@@ -30,6 +31,7 @@ written: dict[str, set[str]] = {}
 pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 pytest.importorskip("ipywidgets")
+pytest.importorskip("pyarrow")
 
 
 def read(path: Path) -> NotebookNode:
@@ -47,22 +49,24 @@ def executed(path: Path) -> NotebookNode:
         Path(place, "config").mkdir()
         Path(place, "config/jupyter_sandbox_config.py").write_text(ALLOWED)
         resources = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL, resources=resources)
+        client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=kernel_of(path), resources=resources)
         client.execute(env=environment)
         written[path.stem] = {file.name for file in folder.iterdir()} - {file.name for file in path.parent.iterdir()}
         remove_tree(f"{place}/data")
     return notebook
 
 
+def kernel_of(path: Path) -> str:
+    """The kernel under test, but for the notebook that is for an ordinary one."""
+    return "python3" if path.stem == PLAIN else KERNEL
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_stored_without_outputs_and_for_this_kernel(path: Path) -> None:
+def test_notebook_is_stored_without_outputs_and_for_its_kernel(path: Path) -> None:
     notebook = read(path)
     nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec == {
-        "name": "sandbox",
-        "display_name": "Python (sandbox)",
-        "language": "python",
-    }
+    name, display_name = ("python3", "Python 3 (ipykernel)") if path.stem == PLAIN else ("sandbox", "Python (sandbox)")
+    assert notebook.metadata.kernelspec == {"name": name, "display_name": display_name, "language": "python"}
     for cell in notebook.cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
@@ -148,6 +152,33 @@ def test_workspace_applies_what_it_shows_and_no_more() -> None:
     assert ".env  24 bytes  (never applied" in text("diff")
     assert "Applied: 1 added." in text("apply")
     assert "Discarded: 3 added." in text("discard")
-    assert text("after") == "['quickstart.ipynb', 'squares.csv', 'workspace.ipynb']"
+    assert text("after") == "['any-notebook.ipynb', 'quickstart.ipynb', 'squares.csv', 'workspace.ipynb']"
     assert "overlay: changes stay in a layer" in text("status")
     assert written["workspace"] == {"squares.csv"}
+
+
+@pytest.fixture(scope="module")
+def plain() -> Callable[[str], NotebookNode]:
+    """A function that gives the only output of a cell of the notebook for ordinary kernels, by the cell's id."""
+    (path,) = (path for path in NOTEBOOKS if path.stem == PLAIN)
+    cells = {cell.id: cell for cell in executed(path).cells}
+
+    def only(cell: str) -> NotebookNode:
+        (output,) = cells[cell].outputs
+        return output
+
+    return only
+
+
+def test_ordinary_notebook_shows_what_its_sandboxes_produce(plain: Callable[[str], NotebookNode]) -> None:
+    assert plain("plot").data["image/png"].startswith("iVBOR")
+    assert plain("progress").data["text/plain"] == "'5 of 5'"
+    assert plain("error").ename == "ZeroDivisionError"
+    assert "active" in plain("status").data["text/plain"].split()
+    assert "is stopped" in plain("stop").text
+
+
+def test_ordinary_notebook_exchanges_variables_with_its_sandboxes(plain: Callable[[str], NotebookNode]) -> None:
+    assert plain("pulled").data["text/plain"] == "'Lima'"
+    assert plain("second").data["text/plain"] == "False"
+    assert plain("library").data["text/plain"] == "('hello\\n', '2')"

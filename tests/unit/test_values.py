@@ -1,8 +1,8 @@
-"""How variables travel: what comes back is equal, what cannot travel says why, and what is broken or hostile is refused."""
+"""How variables travel: what comes back is equal, what cannot says why, what is broken or hostile is refused."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import io
 import math
 import pickle
@@ -18,8 +18,8 @@ pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
 
 PIECE = 1000
-UTC = datetime.timezone.utc
-NOW = datetime.datetime(2026, 5, 4, 3, 2, 1, 7, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+UTC = dt.timezone.utc
+NOW = dt.datetime(2026, 5, 4, 3, 2, 1, 7, tzinfo=dt.timezone(dt.timedelta(hours=2)))
 
 
 def travelled(value: Any) -> Any:
@@ -56,7 +56,7 @@ def travelled(value: Any) -> Any:
         NOW.replace(tzinfo=None, fold=1),
         NOW.date(),
         NOW.timetz(),
-        datetime.timedelta(days=-1, microseconds=3),
+        dt.timedelta(days=-1, microseconds=3),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -118,7 +118,7 @@ def frame(rows: int = 50) -> Any:
             "naive": times.tz_localize(None),
             "span": pd.to_timedelta(np.arange(rows), unit="s"),
             "lists": [[1, 2], None] * (rows // 2),
-            "days": [datetime.date(2020, 1, 2)] * rows,
+            "days": [dt.date(2020, 1, 2)] * rows,
             "bytes": [b"x", None] * (rows // 2),
         }
     )
@@ -194,7 +194,7 @@ CYCLE.append(CYCLE)
         ([{"a": Number(3)}], r"\[0\]\['a'\] is of the type"),
         ([np.zeros(3)], "inside of other values"),
         (CYCLE, "contains itself"),
-        (datetime.datetime(2020, 1, 1, tzinfo=pd.Timestamp(0, tz="Europe/Oslo").tz), "fixed offsets"),
+        (dt.datetime(2020, 1, 1, tzinfo=pd.Timestamp(0, tz="Europe/Oslo").tz), "fixed offsets"),
         (np.array([object()]), "pickled"),
         (np.ma.array([1]), "type numpy.ma"),
         (pd.Timestamp(0), "Timestamp"),

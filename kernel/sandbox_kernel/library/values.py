@@ -340,6 +340,10 @@ def _arrow_stream(pa: Any, table: Any) -> list[Buffer]:
     sink = _Sink()
     with pa.ipc.new_stream(pa.PythonFile(sink, "w"), table.schema) as writer:
         writer.write_table(table)
+        if not table.num_rows:
+            # Nothing was written, and with it no categories.
+            columns = [column.combine_chunks() for column in table.columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=table.schema))
     return [memoryview(buffer) for buffer in sink.buffers]
 
 

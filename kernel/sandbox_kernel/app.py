@@ -109,9 +109,14 @@ class Start:
         config, directory = self._config, Path.cwd()
         if self._error is None:
             self._check([SandboxSession, EventLog, Guard])
+        try:
+            log = EventLog(config=config)
+        except TraitError as exc:
+            self.abandon()
+            self._error = self._error or ConfigurationError(f"The log, or SANDBOX_KERNEL_LOG_LEVEL: {exc}")
+            log = EventLog(level="info")
         if self._error is not None:
             config, self._provider = Config(), BrokenProvider(self._error)
-        log = EventLog(config=config)
         for name, value in self._options.ignored:
             log.write("option_ignored", option=name, value=value)
         recorder = Recorder(log, kernel.frontend.connection.path.absolute(), directory)

@@ -225,7 +225,8 @@ def _files(options: Options) -> Iterator[Path]:
     for folder in reversed(jupyter_config_path()):
         for suffix in ("py", "json"):
             file = Path(folder, f"{FILE_NAME}.{suffix}")
-            if file.is_file():
+            # A folder that may not be entered holds nothing for this user.
+            if os.path.isfile(file):  # noqa: PTH113 - Path's raises there
                 yield file
     if options.config_file:
         yield Path(options.config_file).expanduser()

@@ -109,13 +109,16 @@ class Kernel:
         if channel == "stdin":
             self._on_stdin(frames)
             return
+        request = None
         try:
             request = Request(channel, idents, frames, json.loads(frames[0]))
             if request.is_cell:
                 request.read_cell()
                 self._look_for_notebook(request)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError) as exc:
             self.frontend.dropped += 1
+            if request is not None:
+                self._fail(request, InvocationError(f"The content of this {request.msg_type} cannot be used: {exc!r}."))
             return
         handler = self._handlers.get(request.msg_type)
         if handler is not None:
@@ -431,6 +434,8 @@ class Kernel:
                 # For a cell that never gets its reply; the reply, which may come first, knows better: an empty cell
                 # has no number.
                 self._counted(answers.load(message[3]).get("execution_count"))
+            if msg_type == "execute_input" and request.echoed:
+                return
         if msg_type == "debug_event":
             self._on_debug_event(answers.load(message[3]))
         self.frontend.broadcast(topic, message)
@@ -667,12 +672,11 @@ class Kernel:
         cell = CommandCell(self.frontend, self.session, request)
         self._command_cell = cell
         self._publish_status(request, "busy")
-        if request.counts and not request.has_code:
-            self._publish_input(request, request.code)
+        if request.counts:
+            request.echoed = True
+            content = {"code": request.code, "execution_count": self._count}
+            self.frontend.publish("execute_input", content, request.header)
         self._spawn(self._run_command_cell(cell))
-
-    def _publish_input(self, request: Request, code: str) -> None:
-        self.frontend.publish("execute_input", {"code": code, "execution_count": self._count}, request.header)
 
     async def _run_command_cell(self, cell: CommandCell) -> None:
         request = cell.request
@@ -693,8 +697,6 @@ class Kernel:
     def _end_command_cell(self, request: Request, error: BaseException | None) -> None:
         count = self._count
         if request.counts:
-            if request.has_code:
-                self._publish_input(request, request.code)
             self._count += 1
             self._uncounted = [*(self._uncounted or []), request.code]
         content: Json = {"status": "ok", "execution_count": count, "payload": [], "user_expressions": {}}

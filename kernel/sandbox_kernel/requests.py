@@ -26,6 +26,7 @@ class Request:
         "code",
         "counts",
         "deferred",
+        "echoed",
         "failed",
         "frames",
         "idents",
@@ -72,6 +73,8 @@ class Request:
         self.stdin = False
         self.questions = 0
         """How many of its questions wait for an answer."""
+        self.echoed = False
+        """Its text was published here, as it came."""
         self.lines: list[str] = []
         """The `%sandbox` lines at its beginning that have not been run yet."""
 
@@ -109,12 +112,12 @@ class Request:
         return _end_of_commands(self.code) is not None
 
     def drop_commands(self) -> None:
-        """Make comments of the `%sandbox` lines, which have been run; line numbers stay."""
+        """Empty the `%sandbox` lines, which have been run; line numbers stay, and a cell magic may follow."""
         content = json.loads(bytes(self.frames[3]))
         lines = self.code.split("\n")
         for index in range(_end_of_commands(self.code) or 0):
             if _command(lines[index]) is not None:
-                lines[index] = "# " + lines[index]
+                lines[index] = ""
         content["code"] = self.code = "\n".join(lines)
         self.frames[3] = json.dumps(content).encode()
         self.lines = []

@@ -96,7 +96,12 @@ class NotebookContext:
         self._turn.tell(lambda: (sys.stderr if error else sys.stdout).write(text))
 
     def display(
-        self, data: dict[str, Any], metadata: dict[str, Any] | None = None, *, display_id: str = "", update: bool = False
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        display_id: str = "",
+        update: bool = False,
     ) -> None:
         """Show a MIME bundle, under an id where it will be updated."""
         publish: Callable[..., None] = self._notebook.shell.display_pub.publish

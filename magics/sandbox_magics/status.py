@@ -8,6 +8,7 @@ from argparse import Namespace
 
 from sandbox_kernel.commands import CommandContext
 from sandbox_kernel.durations import age
+from sandbox_kernel.errors import CommandError
 from sandbox_kernel.session import SessionInfo
 
 from .registry import argument, command
@@ -31,6 +32,8 @@ async def status(context: CommandContext, arguments: Namespace) -> None:
 
 
 def _show_log(context: CommandContext, count: int) -> None:
+    if count < 1:
+        raise CommandError(f"`%sandbox status --log {count}`: at least one line can be shown.")
     log = context.session.log
     lines = log.tail(count)
     context.write("\n".join([*lines, ""]) if lines else f"The log {log.file} has no lines yet.\n")

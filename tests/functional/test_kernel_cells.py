@@ -422,3 +422,19 @@ def test_a_loop_is_paused_and_goes_on_where_it_was(own_kernel: KernelProcess) ->
     assert notebook.run("n >= int(1_000_000)").result == "True"
     numbers = [int(line) for line in loop.stream().split()]
     assert numbers == list(range(1_000_000, numbers[-1] + 1, 1_000_000))
+
+
+def test_a_cell_with_commands_is_echoed_once_and_first_as_it_was_written(notebook: FrontEnd) -> None:
+    code = "%sandbox help\n%%bash\necho behind"
+    cell = notebook.run(code)
+    assert [content["code"] for content in cell.contents("execute_input")] == [code]
+    assert [msg["msg_type"] for msg in cell.messages][1] == "execute_input"
+    assert cell.stream().endswith("behind\n")
+    assert cell.contents("execute_input")[0]["execution_count"] == cell.count
+
+
+def test_a_cell_without_text_is_answered_with_an_error(notebook: FrontEnd) -> None:
+    cell = notebook.send("execute_request", {"code": 5})
+    notebook.finish(cell)
+    assert cell.status == "error"
+    assert "cannot be used" in cell.reply["evalue"]

@@ -33,7 +33,9 @@ def hello() -> bytes:
     return HEADER.pack(HELLO, 0, len(body), 0, 0) + body
 
 
-def frame(payload: bytes, seq: int, *, kind: int = DATA, flags: int = 3, ack: int = 0, length: int | None = None) -> bytes:
+def frame(
+    payload: bytes, seq: int, *, kind: int = DATA, flags: int = 3, ack: int = 0, length: int | None = None
+) -> bytes:
     return HEADER.pack(kind, flags, len(payload) if length is None else length, seq, ack) + payload
 
 

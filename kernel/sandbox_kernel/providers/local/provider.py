@@ -138,7 +138,8 @@ class LocalProvider(Provider):
 
     @default("work_root")
     def _default_work_root(self) -> str:
-        return os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else "/tmp")
+        folders = [os.environ.get("TMPDIR") or "/var/tmp", "/var/tmp", "/tmp"]
+        return next((one for one in folders if os.path.isdir(one) and os.access(one, os.W_OK | os.X_OK)), folders[0])
 
     @default("memory")
     def _default_memory(self) -> int:

@@ -420,25 +420,27 @@ class Kernel:
         if checked is None:
             self.dropped += 1
             return
-        message = checked
-        if request is not None:
-            if msg_type == "status":
-                self._on_status(request, topic, message)
-                return
-            if request.deferred or request.failed:
-                return
-            if msg_type == "error" and request.timed_out:
-                self.frontend.publish("error", answers.error(self._timeout_error()), request.header)
-                return
-            if msg_type == "execute_input" and request.counts and not request.replied:
-                # For a cell that never gets its reply; the reply, which may come first, knows better: an empty cell
-                # has no number.
-                self._counted(answers.load(message[3]).get("execution_count"))
-            if msg_type == "execute_input" and request.echoed:
-                return
-        if msg_type == "debug_event":
-            self._on_debug_event(answers.load(message[3]))
-        self.frontend.broadcast(topic, message)
+        if request is not None and msg_type == "status":
+            self._on_status(request, topic, checked)
+        elif request is None or self._is_shown(request, msg_type, checked):
+            if msg_type == "debug_event":
+                self._on_debug_event(answers.load(checked[3]))
+            self.frontend.broadcast(topic, checked)
+
+    def _is_shown(self, request: Request, msg_type: str, message: list[Buffer]) -> bool:
+        """Take notice of an output of a request that is under way; return whether it is passed on as it is."""
+        if request.deferred or request.failed:
+            return False
+        if msg_type == "error" and request.timed_out:
+            self.frontend.publish("error", answers.error(self._timeout_error()), request.header)
+            return False
+        if msg_type != "execute_input":
+            return True
+        if request.counts and not request.replied:
+            # For a cell that never gets its reply; the reply, which may come first, knows better: an empty cell has
+            # no number.
+            self._counted(answers.load(message[3]).get("execution_count"))
+        return not request.echoed
 
     def _may_come_late(self, parent: Json) -> bool:
         """Whether an output that belongs to no pending request may be shown: to one of earlier, or to none."""

@@ -154,7 +154,9 @@ def test_help_and_the_next_cell_travel_in_the_payload(notebook: FrontEnd) -> Non
     assert page["source"] == "page"
     assert "Signature" in page["data"]["text/plain"]
     (following,) = notebook.run("get_ipython().set_next_input('more')").reply["payload"]
-    assert (following["source"], following["text"]) == ("set_next_input", "more")
+    mark, _, text = following["text"].partition("\n")
+    assert (following["source"], text) == ("set_next_input", "more")
+    assert mark.startswith("#")
 
 
 def test_user_expressions_are_evaluated(notebook: FrontEnd) -> None:

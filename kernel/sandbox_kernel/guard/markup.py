@@ -173,12 +173,10 @@ def _filter_attribute(_tag: str, name: str, value: str) -> str | None:
         return " ".join(word for word in value.split() if not _PAGE_NAMES.match(word)) or None
     if name == "id":
         return None if _PAGE_NAMES.match(value) else value
-    if name == "style":
-        return None if _LOADS.search(value) else value
-    if name == "target":
-        # Any other frame may be the page itself.
-        return "_blank"
-    return value
+    if name == "style" and _LOADS.search(value):
+        return None
+    # Any other frame than a new one may be the page itself.
+    return "_blank" if name == "target" else value
 
 
 def _need(tag: str) -> Verdict:

@@ -14,6 +14,7 @@ import pytest
 
 from sandbox_kernel.errors import SandboxLostError
 from sandbox_kernel.providers.local import bubblewrap
+from sandbox_kernel.providers.local.syscalls import NUMBERS
 from sandbox_kernel.workspace.changes import Action, Kind
 from sandbox_kernel.workspace.layers import remove_tree
 
@@ -400,6 +401,21 @@ async def test_where_no_layer_can_be_made_the_folder_is_read_only(folder: Path, 
     async with started(layers="/proc/self/layers") as (sandbox, inside):
         assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
         assert "set Workspace.layers" in sandbox.describe()["workspace"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's sandboxes need such mounts")
+async def test_without_id_mapped_mounts_cells_read_what_everybody_may(
+    folder: Path, started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a kernel without mount_setattr(2) says.
+    monkeypatch.setitem(NUMBERS, "mount_setattr", (100_000, 100_000))
+    async with started() as (sandbox, inside):
+        assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
+        with pytest.raises(CodeError, match="PermissionError"):
+            await inside.run("open('private.txt')")
+        await inside.run("open('new', 'w').write('new')")
+        assert await apply(sandbox) == {}
+    assert (folder / "new").read_text() == "new"
 
 
 async def test_folders_with_odd_names_are_shown(place: Path, started: Start, monkeypatch: pytest.MonkeyPatch) -> None:

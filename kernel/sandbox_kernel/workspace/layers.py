@@ -46,7 +46,7 @@ class Layer:
 
     @property
     def data(self) -> str:
-        """Folder of both that an overlay needs: they have to lie in one mount."""
+        """Folder of both that an overlay needs."""
         return os.path.join(self.path, "data")
 
     @property
@@ -58,11 +58,6 @@ class Layer:
     def work(self) -> str:
         """Folder that the overlay needs for itself."""
         return os.path.join(self.path, "data", "work")
-
-    @property
-    def lower(self) -> str:
-        """An empty folder, for a provider that has to mount the notebook's folder somewhere first."""
-        return os.path.join(self.path, "lower")
 
     @property
     def used(self) -> float:
@@ -210,7 +205,7 @@ class LayerStore:
         layer = Layer(os.path.join(self.root, os.urandom(8).hex()), folder)
         os.mkdir(layer.path, 0o700)
         self._lock(layer)
-        for path in (layer.data, layer.upper, layer.work, layer.lower):
+        for path in (layer.data, layer.upper, layer.work):
             os.mkdir(path, 0o700)
         layer.belong(notebook)
         return layer

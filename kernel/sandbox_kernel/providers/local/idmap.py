@@ -39,26 +39,20 @@ class MappedMount:
 
 
 def lend(view: View, layer: Layer | None, private: str, user: int, *, mapped: bool) -> Callable[[], None] | None:
-    """Let the notebook's folder and its layer belong to ``user``; return what mounts them so, if anything has to.
+    """Let the notebook's folder and its layer belong to ``user``; return what mounts the folder so, if anything has to.
 
-    Where there are no such mounts, the layer itself is given to him; of the notebook's files he may then change those
-    that everyone may, and replace those in folders of the layer.
+    Where there are no such mounts, he may change those of the notebook's files that everyone may, and replace those in
+    folders that the layer has.
     """
-    if layer is not None:
-        status = os.stat(layer.upper)
-        if status.st_uid == 0 or not mapped:
-            subprocess.run(["chown", "-hR", f"{user}:{user}", layer.upper], check=True, capture_output=True)
-            status = os.stat(layer.upper)
+    if layer is not None and os.stat(layer.upper).st_uid != user:
+        subprocess.run(["chown", "-hR", f"{user}:{user}", layer.upper], check=True, capture_output=True)
     if not mapped:
         return None
     owner = os.stat(view.source)
     target = os.path.join(private, "lower")
     os.mkdir(target)
-    mounts = [MappedMount(view.source, target, owner.st_uid, owner.st_gid)]
-    view.source = target
-    if layer is not None:
-        mounts.append(MappedMount(layer.data, layer.data, status.st_uid, status.st_gid))
-    return mounting(mounts, user)
+    source, view.source = view.source, target
+    return mounting([MappedMount(source, target, owner.st_uid, owner.st_gid)], user)
 
 
 def mounting(mounts: Sequence[MappedMount], user: int) -> Callable[[], None]:

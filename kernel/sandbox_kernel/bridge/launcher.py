@@ -15,6 +15,7 @@ import gc
 import os
 import sys
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -87,6 +88,32 @@ def main() -> None:
     app.start()
 
 
+class Mark:
+    """A message behind all outputs, by which one learns that they left. The bridge drops it: it has one part only."""
+
+    def __init__(self) -> None:
+        self._scheduled = threading.Event()
+        self._tracker: Any = None
+
+    def send(self, socket: Any) -> None:
+        """Send it; called by the thread that owns the socket."""
+        threshold, socket.copy_threshold = socket.copy_threshold, 0
+        try:
+            # Not copied, so that ZeroMQ tells when it is done with it.
+            self._tracker = socket.send(b"-", copy=False, track=True)
+        finally:
+            socket.copy_threshold = threshold
+            self._scheduled.set()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until ZeroMQ has sent it, for so many seconds at most."""
+        import zmq
+
+        if self._scheduled.wait(timeout) and self._tracker is not None:
+            with suppress(zmq.NotDone):
+                self._tracker.wait(timeout)
+
+
 def bound_streams(iostream: Any) -> None:  # noqa: C901 - what is replaced in two classes, and shares its state
     """Make cells that print or display wait for the output thread when it does not keep up."""
     stream, thread = iostream.OutStream, iostream.IOPubThread
@@ -103,18 +130,20 @@ def bound_streams(iostream: Any) -> None:  # noqa: C901 - what is replaced in tw
                 self.flush()
 
     def noted_flush(self: Any) -> None:
-        self.under_way = bool(getattr(self, "_buffers", True))
+        if getattr(self, "_buffers", True):
+            # Never taken back here: a second flush, by the clock, may come before the first one's caller looks.
+            self.under_way = True
         flush_now(self)
 
     def complete_flush(self: Any) -> None:
         flush(self)
         if getattr(self, "under_way", False) and in_main_process(self):
-            # ipykernel's ends when the text is in the output thread's queue; a cell that holds the interpreter lock
-            # for long, or that ends the process, must find it sent.
+            # ipykernel's ends when the text is in ZeroMQ's queue; a cell that holds the interpreter lock for long, or
+            # that ends the process, must find it sent.
             self.under_way = False
-            sent = threading.Event()
-            self.pub_thread.schedule(sent.set)
-            sent.wait(self.flush_timeout)
+            mark = Mark()
+            self.pub_thread.schedule(lambda: mark.send(self.pub_thread.socket))
+            mark.wait(self.flush_timeout)
 
     def in_main_process(self: Any) -> bool:
         publisher = self.pub_thread

@@ -667,8 +667,7 @@ def test_a_connection_file_that_is_no_json_ends_the_process_with_a_sentence(tmp_
 
 @pytest.mark.parametrize("variable", ["SANDBOX_KERNEL_LOG_LEVEL", "SANDBOX_KERNEL_PROVIDER"])
 def test_a_mistake_in_the_environment_is_told_by_the_first_cell(
-    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(variable, "nonsense")
-    with running(tmp_path) as process:
+    with running(tmp_path, environment={variable: "nonsense"}) as process:
         assert "nonsense" in process.front_end().run("1").error["evalue"]

@@ -32,8 +32,11 @@ HTML(file_html(plot, INLINE, "plot"))
 ALTAIR = """\
 import altair as alt
 import pandas as pd
-alt.renderers.enable("mimetype")
-alt.Chart(pd.DataFrame({"city": ["Oslo", "Lima"], "metres": [23, 161]})).mark_bar().encode(x="city", y="metres")
+from IPython.display import display
+table = pd.DataFrame({"city": ["Oslo", "Lima"], "metres": [23, 161]})
+chart = alt.Chart(table).mark_bar().encode(x="city", y="metres")
+# The version that JupyterLab draws; Altair's own may be ahead of it.
+display({"application/vnd.vegalite.v5+json": chart.to_dict(), "text/plain": "chart"}, raw=True)
 """
 SVG = """\
 import matplotlib.pyplot as plt

@@ -209,7 +209,7 @@ def test_svg_is_drawn_and_does_nothing_else() -> None:
     svg = clean_svg(source)
     for part in ("onload", "script", "e.example", "foreign", "javascript", "<set", "<a"):
         assert part not in svg
-    for part in ('viewBox="0 0 1 1"', '<use xlink:href="#a">', 'fill="url(#g)"', "a &lt; b", "xmlns="):
+    for part in ('viewBox="0 0 1 1"', '<use href="#a">', 'fill="url(#g)"', "a &lt; b"):
         assert part in svg
 
 

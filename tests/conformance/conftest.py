@@ -1,7 +1,7 @@
 """One test for each upstream test: collects them, runs a suite once in a process of its own, judges each result.
 
-With `SANDBOX_CONFORMANCE_TRUSTED=1` in the environment all run with trusted output; else with the guard's default policy,
-and only what that policy is about with trusted output, too.
+With `SANDBOX_CONFORMANCE_TRUSTED=1` in the environment all run with trusted output; else with the guard's default
+policy, and only what that policy is about with trusted output, too.
 """
 
 from __future__ import annotations

@@ -108,3 +108,19 @@ def test_output_beyond_the_bound_is_cut_with_a_word(tmp_path: Path) -> None:
         (notice,) = cell.contents("display_data")
         assert "Guard.max_cell_output" in notice["data"]["text/plain"]
         assert client.run("print('next')").stream() == "next\n"
+
+
+def test_forged_reply_ends_its_cell_with_an_error(front_end: FrontEnd) -> None:
+    cell = front_end.run(
+        "kernel = get_ipython().kernel\n"
+        "send = kernel.session.send\n"
+        "def forge(stream, msg_or_type, *args, **options):\n"
+        "    if msg_or_type == 'execute_reply':\n"
+        "        kernel.session.send = send\n"
+        "        msg_or_type = 'inspect_reply'\n"
+        "    return send(stream, msg_or_type, *args, **options)\n"
+        "kernel.session.send = forge"
+    )
+    assert cell.status == "error"
+    assert "broken" in cell.reply["evalue"]
+    assert front_end.run("1 + 1").result == "2"

@@ -29,6 +29,15 @@ plot = figure(height=250, width=400)
 plot.line([1, 2, 3], [3, 1, 2])
 HTML(file_html(plot, INLINE, "plot"))
 """
+BOKEH_SHOW = """\
+from bokeh.io import output_notebook, show
+from bokeh.plotting import figure
+from bokeh.resources import INLINE
+output_notebook(INLINE)
+plot = figure(height=250, width=400)
+plot.line([1, 2, 3], [3, 1, 2])
+show(plot)
+"""
 ALTAIR = """\
 import altair as alt
 import pandas as pd
@@ -77,7 +86,7 @@ Foreign()
 
 def inner(cell: Cell) -> FrameLocator:
     """The document of the inner of the two frames in which an output is shown."""
-    return cell.outputs.frame_locator("iframe").first.frame_locator("iframe")
+    return cell.outputs.frame_locator("iframe").last.frame_locator("iframe")
 
 
 def see(found: Locator) -> Locator:
@@ -95,6 +104,7 @@ def test_styled_table_keeps_its_colours(lab: Lab) -> None:
 @pytest.mark.parametrize(("library", "code", "drawn"), [
     ("plotly", PLOTLY, ".main-svg .bars .point"),
     ("bokeh", BOKEH, ".bk-Figure"),
+    ("bokeh", BOKEH_SHOW, ".bk-Figure"),
 ])  # fmt: skip
 def test_plot_with_its_library_inside_is_drawn(lab: Lab, library: str, code: str, drawn: str) -> None:
     pytest.importorskip(library)

@@ -394,3 +394,18 @@ def test_plots_as_data_are_drawn_by_the_front_end() -> None:
     assert clean({"application/vnd.plotly.v1+json": figure}).notes == []
     spec = alt.Chart(pd.DataFrame({"a": [1, 2]})).mark_bar().encode(x="a").to_dict()
     assert clean({"application/vnd.vegalite.v5+json": spec}).notes == []
+
+
+def test_library_that_bokeh_loads_is_there_in_the_frames_of_its_plots() -> None:
+    guard = BundleGuard([], [])
+    load = "application/vnd.bokehjs_load.v0+json"
+    loaded = guard.clean({"application/javascript": "var Bokeh = 1;", load: "var Bokeh = 1;"}, {})
+    assert list(loaded.data) == ["text/plain"]
+    script = 'embed({"roots":{"p1":"place-1"}})'
+    shown = guard.clean({"application/javascript": script, "application/vnd.bokehjs_exec.v0+json": ""}, {})
+    document = inner_document(shown.data["text/html"])
+    assert (
+        document.index('<div id="place-1" data-root-id="p1"')
+        < document.index("var Bokeh = 1;")
+        < document.index(script)
+    )

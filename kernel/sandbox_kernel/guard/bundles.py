@@ -55,7 +55,7 @@ class BundleGuard:
         self._allowed = frozenset(mime_types)
         self._script_hosts = tuple(script_hosts)
         self._bokeh = ""
-        """What `output_notebook` loads: later plots would look for it in their page, and each has a frame of its own."""
+        """What `output_notebook` loads: later plots look for it in their page, and each has its own frame."""
 
     def clean(self, data: object, metadata: object) -> Cleaned:
         """Return what may pass. Raises RefusedError where data and metadata are no bundle."""

@@ -20,6 +20,12 @@ VEGA = re.compile(r"application/vnd\.vega(?:lite)?\.v\d+[.+]json")
 PLOTLY = "application/vnd.plotly.v1+json"
 GEOJSON = "application/geo+json"
 JAVASCRIPT = ("application/javascript", "text/javascript")
+BOKEH_LOAD = "application/vnd.bokehjs_load.v0+json"
+BOKEH_EXEC = "application/vnd.bokehjs_exec.v0+json"
+"""Beside JavaScript: bokeh's library, and a plot that needs it."""
+MAX_LIBRARY = 8_000_000
+"""Characters of a library that are kept for the frames of later outputs."""
+LOADED = "[BokehJS is loaded into each plot's frame]"
 MAX_TYPES = 100
 
 IN_FRAME = "shown in a sandboxed frame"
@@ -28,6 +34,7 @@ _OBJECT = re.compile(r"<[\w.]+(?: object)?(?: at 0x[0-9a-f]+)?>")
 _NUMBER = re.compile(r"\d{1,5}(?:\.\d{1,3})?(?:px|%)?")
 _MARKUP = re.compile("[\"'<>&:/\\\\]")
 """What neither a quoted attribute nor an address does without."""
+_BOKEH_PLACE = re.compile(r'"roots":\{((?:"[\w-]{1,99}":"[\w-]{1,99}",?){1,99})\}')
 _FLAGS = frozenset({"isolated", "unconfined", "expanded"})
 
 
@@ -47,6 +54,8 @@ class BundleGuard:
     def __init__(self, mime_types: Collection[str], script_hosts: Sequence[str]) -> None:
         self._allowed = frozenset(mime_types)
         self._script_hosts = tuple(script_hosts)
+        self._bokeh = ""
+        """What `output_notebook` loads: later plots look for it in their page, and each has its own frame."""
 
     def clean(self, data: object, metadata: object) -> Cleaned:
         """Return what may pass. Raises RefusedError where data and metadata are no bundle."""
@@ -70,7 +79,7 @@ class BundleGuard:
             text_of(value)
             made.data[mime] = value
             return
-        if mime in JAVASCRIPT:
+        if mime in JAVASCRIPT or mime in (BOKEH_LOAD, BOKEH_EXEC):
             return
         try:
             cleaned = self._clean_special(mime, value, made)
@@ -113,7 +122,13 @@ class BundleGuard:
     def _clean_scripts(self, data: Json, made: Cleaned) -> None:
         """Put JavaScript into a frame, where there is nothing else to show."""
         scripts = [text_of(data[mime]) for mime in JAVASCRIPT if mime in data and mime not in self._allowed]
-        if scripts:
+        if scripts and BOKEH_LOAD in data and len(scripts[0]) <= MAX_LIBRARY:
+            self._bokeh = scripts[0]
+            made.data.setdefault("text/plain", LOADED)
+        elif scripts and BOKEH_EXEC in data and self._bokeh:
+            made.data["text/html"] = self._bokeh_frame(scripts[0])
+            made.notes.append(IN_FRAME)
+        elif scripts:
             from . import frames
 
             if "text/html" not in made.data:
@@ -122,6 +137,17 @@ class BundleGuard:
             made.notes += frames.missing(scripts[0], self._script_hosts)
         if IN_FRAME in made.notes:
             made.data["text/plain"] = _text_beside_frame(data)
+
+    def _bokeh_frame(self, script: str) -> str:
+        """Return a frame with the library and the places in which the plot's script wants to draw."""
+        from . import frames
+
+        found = _BOKEH_PLACE.search(script)
+        pairs = re.findall(r'"([\w-]+)":"([\w-]+)"', found[1]) if found else []
+        places = "".join(
+            f'<div id="{place}" data-root-id="{root}" style="display: contents;"></div>' for root, place in pairs
+        )
+        return frames.script_frame(f"{self._bokeh}\n{script}", self._script_hosts, body=places)
 
 
 def add_note(made: Cleaned) -> None:

@@ -14,6 +14,8 @@ import re
 from collections.abc import Sequence
 
 DEFAULT_HEIGHT = 300
+SHORT, SHORT_HEIGHT = 2000, 120
+"""Characters of HTML that will hardly draw much, and the pixels for it."""
 SMALLEST, LARGEST = 40, 1000
 ROW_HEIGHT = 25
 """Pixels of a table's row, as pandas and JupyterLab make them."""
@@ -117,7 +119,9 @@ def estimated_height(html: str) -> int:
     if "Plotly.newPlot" in html[-TAIL:]:
         return PLOTLY_HEIGHT
     rows = html.count("<tr") + html.count("<li") + html.count("<p") + html.count("<br")
-    return rows * ROW_HEIGHT + 60 if rows else DEFAULT_HEIGHT
+    if rows:
+        return rows * ROW_HEIGHT + 60
+    return DEFAULT_HEIGHT if len(html) > SHORT else SHORT_HEIGHT
 
 
 def _attribute(text: str) -> str:

@@ -9,6 +9,7 @@ from kernel_bench.comms import echoes
 from kernel_bench.completion import at_rest, beside_loop, beside_sleep
 from kernel_bench.files import files
 from kernel_bench.footprint import idle, memory
+from kernel_bench.guard import guard
 from kernel_bench.interrupts import interrupts
 from kernel_bench.lag import lags
 from kernel_bench.plan import Effort
@@ -30,6 +31,7 @@ CATALOGUE: Mapping[str, Measurement] = {
     "completion-sleep": beside_sleep,
     "lag": lags,
     "throughput": throughput,
+    "guard": guard,
     "comm": echoes,
     "interrupt": interrupts,
     "files": files,

@@ -329,6 +329,12 @@ def test_ages_are_told_in_their_two_largest_units() -> None:
     ]
 
 
+@pytest.mark.parametrize("line", ["push name", "pull name"])
+async def test_variables_need_not_travel_where_the_cells_are_in_the_sandbox(line: str, active: FakeSession) -> None:
+    with pytest.raises(CommandError, match="run in the sandbox already"):
+        await run(line, active)
+
+
 class FakeShell:
     """The parts of an IPython shell that the stub uses."""
 

@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import math
 import pickle
+import sys
 from typing import Any
 
 import pytest
@@ -213,6 +214,15 @@ CYCLE.append(CYCLE)
 def test_what_cannot_travel_says_why(value: Any, reason: str) -> None:
     with pytest.raises(TransferError, match=reason):
         encode(value)
+
+
+def test_without_pyarrow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = pd.DataFrame({"a": [1]})
+    header, buffers = encode(value)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for work in (lambda: encode(value), lambda: decode(header, buffers)):
+        with pytest.raises(TransferError, match=r"pyarrow is not installed here.*sandbox-kernel\[data\]"):
+            work()
 
 
 def stream(table: Any, **options: Any) -> bytes:

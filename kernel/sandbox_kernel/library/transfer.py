@@ -36,11 +36,10 @@ async def push(sandbox: Sandbox, name: str, value: Any) -> None:
     header, buffers = await asyncio.to_thread(_encode, name, value)
     key = uuid.uuid4().hex
     keep = _KEEP.format(shell=_SHELL, pieces=PIECES, key=key)
-    for piece in values.pieces(buffers, PIECE):
-        await _run(sandbox, Cell(keep, hidden=True, buffers=piece), name)
+    pieces = [(keep, piece) for piece in values.pieces(buffers, PIECE)]
     received = _Received(name, 0)
     call = f"put({_SHELL}, {name!r}, {header!r}, {key!r})"
-    await _run(sandbox, Cell(_program(call), hidden=True, on_value=received.take), name)
+    await _run(sandbox, Cell(_program(call), hidden=True, on_value=received.take, before=pieces), name)
     received.raise_error()
 
 

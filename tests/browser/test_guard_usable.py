@@ -163,7 +163,9 @@ def test_styler_has_its_colours(lab: Lab) -> None:
     cell = shown(lab, STYLER)
     table = framed(cell).locator("table")
     expect_size(table, 60, 40)
-    colours = table.locator("td.col1").evaluate_all("(cells) => cells.map((one) => getComputedStyle(one).backgroundColor)")
+    colours = table.locator("td.col1").evaluate_all(
+        "(cells) => cells.map((one) => getComputedStyle(one).backgroundColor)"
+    )
     assert len(set(colours)) == 2
     assert table.locator("caption").inner_text() == "heights"
     expect_frame_to_fit(cell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
@@ -26,6 +27,8 @@ ATTRIBUTES_WITH_ADDRESSES = {
 ACTIVE = {"script", "iframe", "frame", "object", "embed", "applet", "base", "meta", "link", "form", "portal", "style"}
 LOADED = ATTRIBUTES_WITH_ADDRESSES - {"cite", "href"}
 """What a browser asks for without a click."""
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Of the elements that the exporter's scripts put a widget into."""
 
 
 class Elements(HTMLParser):
@@ -47,7 +50,9 @@ class Elements(HTMLParser):
             self.found.append(f"<{tag} {sorted(values.items())}>")
         for name, value in values.items():
             address = "".join(value.split()).lower()
-            if name.startswith("on") or address.startswith(("javascript:", "vbscript:", "data:text", "data:application")):
+            if name.startswith("on") or address.startswith(
+                ("javascript:", "vbscript:", "data:text", "data:application")
+            ):
                 self.found.append(f"<{tag} {name}={value}>")
             if name in LOADED and address and not address.startswith(("data:", "#")):
                 self.found.append(f"<{tag} {name}={value}>")
@@ -58,7 +63,7 @@ class Elements(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._within in ("script", "style"):
-            self.found.append(f"{self._within}: {data}")
+            self.found.append(f"{self._within}: {_ID.sub('ID', data)}")
 
     def handle_endtag(self, tag: str) -> None:
         self._within = ""

@@ -33,7 +33,9 @@ def hello() -> bytes:
     return HEADER.pack(HELLO, 0, len(body), 0, 0) + body
 
 
-def frame(payload: bytes, seq: int, *, kind: int = DATA, flags: int = 3, ack: int = 0, length: int | None = None) -> bytes:
+def frame(
+    payload: bytes, seq: int, *, kind: int = DATA, flags: int = 3, ack: int = 0, length: int | None = None
+) -> bytes:
     return HEADER.pack(kind, flags, len(payload) if length is None else length, seq, ack) + payload
 
 
@@ -170,7 +172,7 @@ bombs = st.sampled_from(
 )  # fmt: skip
 json_parts = st.one_of(
     st.builds(lambda value: json.dumps(value).encode(), json_values),
-    st.builds(lambda kind: json.dumps({"msg_type": kind, "msg_id": "request-1"}).encode(),
+    st.builds(lambda kind: json.dumps({"msg_type": kind, "msg_id": "request-1", "version": "5.4"}).encode(),
               st.sampled_from(["status", "stream", "display_data", "execute_input", "error", "debug_event", "x"])),
     bombs,
 )  # fmt: skip
@@ -229,7 +231,7 @@ def cell_of(bridge: HostileBridge) -> list[bytes]:
 
 def say_broken_reply(bridge: HostileBridge, content: bytes) -> None:
     request = cell_of(bridge)
-    header = json.dumps({"msg_id": "r", "msg_type": "execute_reply"}).encode()
+    header = json.dumps({"msg_id": "r", "msg_type": "execute_reply", "version": "5.4"}).encode()
     bridge.say(request[0], header, request[1], b"{}", content)
 
 
@@ -250,10 +252,21 @@ def test_a_cell_whose_only_reply_is_broken_gets_an_error(content: bytes, monkeyp
 
     async def attack(bridge: HostileBridge) -> None:
         say_broken_reply(bridge, content)
-        header = json.dumps({"msg_id": "i", "msg_type": "status"}).encode()
+        header = json.dumps({"msg_id": "i", "msg_type": "status", "version": "5.4"}).encode()
         bridge.say(envelope.IOPUB, b"", header, cell_of(bridge)[1], b"{}", b'{"execution_state": "idle"}')
         await bridge.turn()
         assert [reply["status"] for reply in bridge.replies_to("request-1")] == ["error"]
+
+    against(attack)
+
+
+def test_a_message_that_front_ends_stumble_over_is_dropped() -> None:
+    def attack(bridge: HostileBridge) -> None:
+        before = len(bridge.frontend.outputs)
+        for version in ({}, {"version": "4.1"}, {"version": None}):
+            header = json.dumps({"msg_id": "o", "msg_type": "stream", **version}).encode()
+            bridge.say(envelope.IOPUB, b"", header, b"{}", b"{}", b'{"name":"stdout","text":"x"}')
+        assert len(bridge.frontend.outputs) == before
 
     against(attack)
 
@@ -300,7 +313,7 @@ def test_ready_that_is_said_again_is_not_noted() -> None:
 def test_questions_that_nobody_answers_are_bounded() -> None:
     def attack(bridge: HostileBridge) -> None:
         request = cell_of(bridge)
-        header = json.dumps({"msg_id": "q", "msg_type": "input_request"}).encode()
+        header = json.dumps({"msg_id": "q", "msg_type": "input_request", "version": "5.4"}).encode()
         for _ in range(1000):
             bridge.say(b"i" + request[0][1:], header, request[1], b"{}", b'{"prompt":"","password":false}')
         assert len([1 for channel, _ in bridge.frontend.replies if channel == "stdin"]) <= 100
@@ -316,7 +329,7 @@ def test_a_cell_that_may_not_ask_does_not() -> None:
             bridge.ask(allow_stdin=False)
             bridge.exchange()
             request = cell_of(bridge)
-            header = json.dumps({"msg_id": "q", "msg_type": "input_request"}).encode()
+            header = json.dumps({"msg_id": "q", "msg_type": "input_request", "version": "5.4"}).encode()
             bridge.say(b"i" + request[0][1:], header, request[1], b"{}", b'{"prompt":"","password":false}')
             assert [channel for channel, _ in bridge.frontend.replies if channel == "stdin"] == []
 
@@ -332,7 +345,7 @@ def test_a_cell_that_says_it_begins_again_has_no_more_time() -> None:
             bridge.ask()
             bridge.exchange()
             request = cell_of(bridge)
-            header = json.dumps({"msg_id": "b", "msg_type": "status"}).encode()
+            header = json.dumps({"msg_id": "b", "msg_type": "status", "version": "5.4"}).encode()
             dues = set()
             for _ in range(3):
                 bridge.say(envelope.IOPUB, b"", header, request[1], b"{}", b'{"execution_state": "busy"}')

@@ -1,4 +1,4 @@
-"""Hostile outputs in a notebook that nbclient executed and nbconvert exported: nothing acts outside sandboxed frames."""
+"""Hostile outputs in notebooks that nbclient executed and nbconvert exported: nothing acts outside sandboxed frames."""
 
 from __future__ import annotations
 

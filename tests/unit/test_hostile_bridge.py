@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import struct
@@ -202,10 +203,8 @@ def test_any_messages_leave_a_kernel_that_works(messages: list[tuple[list[bytes]
 @given(st.lists(json_parts, max_size=4))
 @settings(max_examples=200, deadline=None)
 def test_an_event_is_read_or_refused(parts: list[bytes]) -> None:
-    try:
-        read_event([envelope.EVENT, *parts])
-    except ValueError as exc:
-        assert len(str(exc)) < 500
+    with contextlib.suppress(ValueError):
+        assert read_event([envelope.EVENT, *parts]) is None or len(parts) == 2
 
 
 @pytest.mark.parametrize("content", [b"[]", b'"ready"', DEEP, b"NaN", b" " * (MAX_EVENT + 1), b'{"event":"died"}'])

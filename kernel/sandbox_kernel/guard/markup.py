@@ -175,10 +175,8 @@ def _filter_attribute(_tag: str, name: str, value: str) -> str | None:
         return None if _PAGE_NAMES.match(value) else value
     if name == "style":
         return None if _LOADS.search(value) else value
-    if name == "target":
-        # Any other frame may be the page itself.
-        return "_blank"
-    return value
+    # Any other frame that a link names may be the page itself.
+    return "_blank" if name == "target" else value
 
 
 def _need(tag: str) -> Verdict:

@@ -196,7 +196,7 @@ class CommGuard:
         if type(outputs) not in (list, tuple):
             raise RefusedError("the outputs of an Output widget are a list")
         made = [cleaned for output in outputs if (cleaned := self._clean_output(output, note)) is not None]
-        changed = made != outputs
+        changed = bool(made != outputs)
         state["outputs"] = made
         return changed
 

@@ -726,6 +726,9 @@ _OTHER: dict[str, tuple[str, frozenset[str]]] = {
     ),
 }
 
+CLICKED = {"away-html-link-top": FETCH}
+"""A person who clicks a link asks for it; it may open beside the page, not in its place."""
+
 
 def _vectors() -> list[Vector]:
     frames = {f"frame-{name}": (f'html(r"<script>{script}</script>")', opens)
@@ -741,7 +744,7 @@ def _vectors() -> list[Vector]:
 def _destructive() -> list[Vector]:
     scripts = {f"away-{name}": f'html(r"<script>{script}</script>")' for name, script in _DESTRUCTIVE_SCRIPTS.items()}
     pages = {f"away-html-{name}": f"html(r'''{text}''')" for name, text in _DESTRUCTIVE_HTML.items()}
-    return [Vector(name, code) for name, code in {**scripts, **pages}.items()]
+    return [Vector(name, code, CLICKED.get(name, frozenset())) for name, code in {**scripts, **pages}.items()]
 
 
 VECTORS = _vectors()

@@ -355,8 +355,9 @@ class Kernel:
         elif not request.replied:
             reply = self._guard.reply(request.msg_type, request.header, parts[1:])
             if reply is None:
-                # The request keeps waiting: whoever forges a reply may still send the real one.
                 self.dropped += 1
+                error = InvocationError("The sandbox's answer was broken and was dropped; run the cell again.")
+                self._fail_and_forget(request, error)
                 return
             self._on_reply(request, reply)
 

@@ -1,4 +1,8 @@
-"""One test for each upstream test: collects them, runs a suite once in a process of its own, judges each result."""
+"""One test for each upstream test: collects them, runs a suite once in a process of its own, judges each result.
+
+With `SANDBOX_CONFORMANCE_TRUSTED=1` in the environment all run with trusted output; else with the guard's default
+policy, and only what that policy is about with trusted output, too.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import run_kernel
 
-from .exceptions import ABOUT_IPYKERNELS_PROCESS, EXCEPTIONS, reason
+from .exceptions import ABOUT_IPYKERNELS_PROCESS, EXCEPTIONS, GUARD_DIFFERENCES, reason
 from .upstream import IPYKERNEL, Result, Run, Suite, collect, environment_for, fetch, kernelspec
 
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
+TRUSTED = os.environ.get("SANDBOX_CONFORMANCE_TRUSTED", "") not in ("", "0")
 _PARAMETER = "upstream_test"
 _FIRST_CELL_SECONDS = 60
 
@@ -94,8 +99,9 @@ def suite_run(
         if isinstance(item, pytest.Function) and item.module is request.module and _PARAMETER in item.fixturenames
     ]
     # A test that is to fail leaves replies behind for those that share its kernel, so it is run apart from them.
-    shared = [name for name in selected if kernel_under_test == IPYKERNEL or reason(EXCEPTIONS, name) is None]
-    run = _start(request, shared, kernel_under_test, tmp_path_factory)
+    apart = {} if kernel_under_test == IPYKERNEL else EXCEPTIONS if TRUSTED else {**EXCEPTIONS, **GUARD_DIFFERENCES}
+    shared = [name for name in selected if reason(apart, name) is None]
+    run = _start(request, shared, kernel_under_test, tmp_path_factory, trusted=TRUSTED)
     yield run
     run.close()
 
@@ -108,8 +114,8 @@ def assert_passes_as_for_ipykernel(
     suite: Suite = request.module.SUITE
     report = request.config.stash.setdefault(_REPORTS, {}).setdefault(suite.project, Report())
 
-    def result_alone(name: str, kernel: str) -> Result:
-        run = _start(request, [name], kernel, tmp_path_factory)
+    def result_alone(name: str, kernel: str, *, trusted: bool = TRUSTED) -> Result:
+        run = _start(request, [name], kernel, tmp_path_factory, trusted=trusted)
         try:
             return run.result(name)
         finally:
@@ -120,6 +126,14 @@ def assert_passes_as_for_ipykernel(
 
     def judge(name: str) -> None:
         exception = reason(EXCEPTIONS, name) if kernel_under_test != IPYKERNEL else None
+        policy = None if TRUSTED or kernel_under_test == IPYKERNEL else reason(GUARD_DIFFERENCES, name)
+        if policy is not None:
+            guarded = result_alone(name, kernel_under_test, trusted=False)
+            assert guarded.outcome != "passed", f"{name} passes: take it out of GUARD_DIFFERENCES"
+            trusted = result_alone(name, kernel_under_test, trusted=True)
+            assert trusted.outcome == "passed", f"{name} fails with trusted output: {trusted.detail}"
+            report.add(trusted)
+            return
         result = suite_run.result(name) if exception is None else result_alone(name, kernel_under_test)
         report.add(result)
         _assert_retargeted(result, kernel_under_test)
@@ -137,12 +151,17 @@ def assert_passes_as_for_ipykernel(
 
 
 def _start(
-    request: pytest.FixtureRequest, names: list[str], kernel: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    names: list[str],
+    kernel: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    *,
+    trusted: bool,
 ) -> Run:
     suite: Suite = request.module.SUITE
     folder = tmp_path_factory.mktemp(f"{suite.project}-{kernel}")
     upstream = fetch(suite.project, _cache_folder(request.config))
-    return Run(upstream, names, environment_for(kernel, folder), folder / "log")
+    return Run(upstream, names, environment_for(kernel, folder, trusted=trusted), folder / "log")
 
 
 def _assert_retargeted(result: Result, kernel: str) -> None:
@@ -165,6 +184,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(f"  fails for ipykernel too: {name}")
     _print_table(terminalreporter, "About ipykernel's own process, not run:", ABOUT_IPYKERNELS_PROCESS)
     if KERNEL != IPYKERNEL:
+        if not TRUSTED:
+            _print_table(
+                terminalreporter, "Run with trusted output, since it is the guard's policy:", GUARD_DIFFERENCES
+            )
         _print_table(terminalreporter, f"Exceptions ({len(EXCEPTIONS)} of at most 5):", EXCEPTIONS)
 
 

@@ -8,6 +8,7 @@ changed for that.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -198,8 +199,11 @@ class _Child:
             self._process.wait()
 
 
-def environment_for(kernel: str, folder: Path) -> dict[str, str]:
-    """The environment in which `python3` names `kernel`; what it needs on disk is put into the empty `folder`."""
+def environment_for(kernel: str, folder: Path, *, trusted: bool = False) -> dict[str, str]:
+    """The environment in which `python3` names `kernel`; what it needs on disk is put into the empty `folder`.
+
+    With ``trusted`` the kernel's output guard is off.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # Upstream asks for the path of the default profile, which only a first start of ipykernel on this host would make.
@@ -209,6 +213,10 @@ def environment_for(kernel: str, folder: Path) -> dict[str, str]:
         shadow = folder / "jupyter"
         Path(_made(shadow / "kernels"), IPYKERNEL).symlink_to(kernelspec(kernel).resource_dir, target_is_directory=True)
         environment["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(shadow), os.environ.get("JUPYTER_PATH")]))
+    if trusted:
+        settings = Path(_made(folder / "config"), "jupyter_sandbox_config.json")
+        settings.write_text(json.dumps({"Guard": {"trusted_output": True}}))
+        environment["JUPYTER_CONFIG_PATH"] = str(settings.parent)
     return environment
 
 

@@ -13,6 +13,7 @@ from traitlets.config.configurable import Configurable
 from sandbox_kernel.cli import main as cli
 from sandbox_kernel.configuration import HOST_OPTIONS
 from sandbox_kernel.events import EventLog
+from sandbox_kernel.guard import Guard
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.session import SandboxSession
 from sandbox_magics.registry import all_commands
@@ -23,7 +24,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")]
 
 
-@pytest.mark.parametrize("owner", [SandboxSession, LocalProvider, EventLog], ids=lambda owner: owner.__name__)
+@pytest.mark.parametrize("owner", [SandboxSession, Guard, LocalProvider, EventLog], ids=lambda owner: owner.__name__)
 def test_configuration_names_every_option_and_no_other(owner: type[Configurable]) -> None:
     table = CONFIGURATION.partition(f"| option `{owner.__name__}.…` |")[2].partition("\n## ")[0]
     named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)

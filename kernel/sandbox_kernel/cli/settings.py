@@ -8,6 +8,7 @@ from traitlets.config.configurable import Configurable
 from sandbox_kernel.configuration import Options, check, load_configuration, parse_arguments
 from sandbox_kernel.errors import UnknownProviderError
 from sandbox_kernel.events import EventLog
+from sandbox_kernel.guard import Guard
 from sandbox_kernel.providers.registry import find_provider, provider_classes, provider_names
 from sandbox_kernel.session import SandboxSession
 
@@ -30,7 +31,7 @@ def check_arguments(arguments: list[str]) -> None:
 def _check(config: Config, options: Options) -> None:
     if options.error is not None:
         raise options.error
-    classes: list[type[Configurable]] = [SandboxSession, EventLog]
+    classes: list[type[Configurable]] = [SandboxSession, EventLog, Guard]
     for name in provider_names():
         try:
             classes.append(find_provider(name))

@@ -8,6 +8,8 @@ cleaned where it is HTML, and elsewhere gets a zero-width space behind its `<`, 
 from __future__ import annotations
 
 import re
+import sys
+from bisect import bisect_right
 from html import unescape
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ _COMMENT = re.compile(r"<!--[^<>]*-->")
 _DATA_PICTURE = re.compile(
     r'<img src="data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+"(?: (?:alt|width|height)="[\w %.-]*")*\s?/?>'
 )
-_BLOCK_START = re.compile(r"^[ \t>*+\d.)-]*<[A-Za-z/!?]", re.MULTILINE)
+_BLOCK_START = re.compile(r"^[ \t>*+\d.)-]*<(?=[A-Za-z/!?])", re.MULTILINE)
 _IMAGE = re.compile(r"!(?=\[)")
 _KEPT_IMAGE = re.compile(
     r"!\[[^\[\]]{0,1000}\]\(\s{0,9}<?(?:data:image/(?:png|jpe?g|gif|webp|svg\+xml|bmp)[;,]|attachment:)", re.IGNORECASE
@@ -38,6 +40,7 @@ _MERMAID = re.compile(
 )
 _FENCE = re.compile(r"(?:^|(?<=\n\n))```[\w+-]*\n((?:(?!.*```).*\n)*?)```(?=\n|$)")
 _CODE_LINE = re.compile(r"(?:^|(?<=\n))[^`<\\|\n]*(?:`[^`\n\\|]+`[^`<\\|\n]*)+(?=\n|$)")
+_CODE_SPAN = re.compile(r"`[^`]+`")
 _MATH = re.compile(r"\$|\\\(|\\\[|\\begin")
 
 
@@ -63,9 +66,9 @@ def clean_markdown(source: str) -> Cleaned:
 class _Tags:
     """The places in a text where a tag could begin, each with the tag's source as far as it matters."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, may_be_block: bool = True) -> None:
         self._text = text
-        self.may_be_block = _BLOCK_START.search(text) is not None
+        self._may_be_block = may_be_block
         self._ends = {">": -1, "=": -1}
 
     def _next(self, character: str, position: int) -> int:
@@ -89,7 +92,7 @@ class _Tags:
         if ":" in name.group():
             link = _AUTOLINK.fullmatch(self.source(start))
             return link is not None and markup.is_safe_link(unescape(link[1]))
-        if not self.may_be_block and after and after not in "/> \t\n\r\f":
+        if not self._may_be_block and after and after not in "/> \t\n\r\f":
             # In a line, no parser takes `<b$` for a tag.
             return True
         if _DATA_PICTURE.match(self._text, start):
@@ -100,11 +103,14 @@ class _Tags:
 
 
 def _clean_html(text: str) -> str:
-    tags = _Tags(text)
+    certain = [] if _MATH.search(text) else _certain_code(text)
+    may_be_block = any(not _within(found.end() - 1, certain) for found in _BLOCK_START.finditer(text))
+    if may_be_block:
+        certain = []
+    tags = _Tags(text, may_be_block=may_be_block)
     acting = [found.start() for found in _START.finditer(text) if not tags.is_inert(found.start())]
-    if not acting:
+    if all(_within(start, certain) for start in acting):
         return text
-    certain = [] if tags.may_be_block or _MATH.search(text) else [found.span() for found in _certain_code(text)]
     raw = _raw_html(text) if len(text) <= MAX_PARSED else set()
     tags = _Tags(text)
     parts: list[str] = []
@@ -120,32 +126,30 @@ def _clean_html(text: str) -> str:
     return "".join([*parts, text[position:]])
 
 
-def _certain_code(text: str) -> list[re.Match[str]]:
+def _certain_code(text: str) -> list[tuple[int, int]]:
     """Find what is code for every parser: simple fences, and code spans in lines that hold nothing else."""
-    fences = list(_FENCE.finditer(text))
+    fences = [found.span() for found in _FENCE.finditer(text)]
     if text.count("```") != 2 * len(fences) or "~~~" in text:
         return []
-    inside = [found.span() for found in fences]
     spans = [
-        found
-        for found in _CODE_LINE.finditer(text)
-        if found.group().lstrip() == found.group() and not _within(found.start(), inside)
+        code.span()
+        for line in _CODE_LINE.finditer(text)
+        if not line.group()[:1].isspace() and not _within(line.start(), fences) and _stands_alone(text, line)
+        for code in _CODE_SPAN.finditer(text, *line.span())
     ]
-    return fences + [
-        code
-        for line in spans
-        if _stands_alone(text, line)
-        for code in re.compile(r"`[^`]+`").finditer(text, *line.span())
-    ]
+    return sorted(fences + spans)
 
 
 def _stands_alone(text: str, line: re.Match[str]) -> bool:
-    before, after = text[: line.start()], text[line.end() :]
-    return (not before or before.endswith("\n\n")) and (not after or after.startswith("\n\n") or after == "\n")
+    start, end = line.span()
+    begins = start == 0 or text.startswith("\n\n", start - 2)
+    return begins and (text.startswith("\n\n", end) or len(text) - end <= 1)
 
 
 def _within(position: int, spans: list[tuple[int, int]]) -> bool:
-    return any(start <= position < end for start, end in spans)
+    """Whether a position is in one of the spans, which are in order."""
+    index = bisect_right(spans, (position, sys.maxsize)) - 1
+    return index >= 0 and position < spans[index][1]
 
 
 def _clean_tag(tag: str) -> str:

@@ -82,7 +82,7 @@ def _write(element: Element, parts: list[str], *, root: bool = False) -> None:
     if kept:
         parts.append(f"<{name}")
         if root:
-            parts.append(' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"')
+            parts.extend(_namespaces(element))
         parts.extend(_attributes(name, element))
         parts.append(">")
     if kept or name in TRANSPARENT:
@@ -94,12 +94,19 @@ def _write(element: Element, parts: list[str], *, root: bool = False) -> None:
     parts.append(escape(element.tail or ""))
 
 
+def _namespaces(root: Element) -> list[str]:
+    """Return the declarations that the source had, as far as they are needed."""
+    own = [' xmlns="http://www.w3.org/2000/svg"'] if str(root.tag).startswith(SVG) else []
+    linked = any(XLINK_HREF in element.attrib for element in root.iter())
+    return [*own, ' xmlns:xlink="http://www.w3.org/1999/xlink"'] if linked else own
+
+
 def _attributes(name: str, element: Element) -> list[str]:
     written = []
     for key, value in element.attrib.items():
         if key in ("href", XLINK_HREF):
             if _LOCAL.fullmatch(value) or (name == "image" and _IMAGE.fullmatch(value)):
-                written.append(f" xlink:href={quoteattr(value)}")
+                written.append(f" {'href' if key == 'href' else 'xlink:href'}={quoteattr(value)}")
         elif _NAME.fullmatch(key) and key[:2].lower() != "on" and _is_plain(value):
             written.append(f" {key}={quoteattr(value)}")
     return written

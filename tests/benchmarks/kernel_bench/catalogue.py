@@ -8,6 +8,7 @@ from kernel_bench.cells import cells, library_cells
 from kernel_bench.comms import echoes
 from kernel_bench.completion import at_rest, beside_loop, beside_sleep
 from kernel_bench.footprint import idle, memory
+from kernel_bench.guard import guard
 from kernel_bench.interrupts import interrupts
 from kernel_bench.lag import lags
 from kernel_bench.plan import Effort
@@ -29,6 +30,7 @@ CATALOGUE: Mapping[str, Measurement] = {
     "completion-sleep": beside_sleep,
     "lag": lags,
     "throughput": throughput,
+    "guard": guard,
     "comm": echoes,
     "interrupt": interrupts,
     "memory": memory,

@@ -83,12 +83,13 @@ def throughput(contenders: Sequence[Contender], effort: Effort) -> Iterator[Row]
         for kernel in kernels:
             kernel.wire.run(PREPARE)
         for load in LOADS:
-            interleaved(1, kernels, partial(_rate, load=load))
-            samples = interleaved(effort.count(7, 3), kernels, partial(_rate, load=load))
+            interleaved(1, kernels, partial(rate, load=load))
+            samples = interleaved(effort.count(7, 3), kernels, partial(rate, load=load))
             yield Row(load.name, load.unit, samples, load.bound)
 
 
-def _rate(kernel: Kernel, load: Load) -> float:
+def rate(kernel: Kernel, load: Load) -> float:
+    """Run a load once; return its amount in a second. RuntimeError if not all of it arrived."""
     cell = kernel.wire.run(load.code, timeout=120)
     arrived = _characters(cell)
     if arrived != load.characters:

@@ -235,22 +235,20 @@ def say_broken_reply(bridge: HostileBridge, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_broken_reply_reaches_nobody_and_the_real_one_may_follow(content: bytes) -> None:
+def test_a_cell_with_a_broken_reply_has_one_that_can_be_read(content: bytes) -> None:
     def attack(bridge: HostileBridge) -> None:
         say_broken_reply(bridge, content)
-        assert bridge.frontend.replies == []
+        assert [reply["status"] for reply in bridge.replies_to("request-1")] == ["error"]
         bridge.answer(cell_of(bridge))
-        assert bridge.replies_to("request-1")[0]["status"] == "ok"
+        assert len(bridge.replies_to("request-1")) == 1
 
     against(attack)
 
 
-@pytest.mark.parametrize("content", BROKEN)
-def test_a_cell_whose_only_reply_is_broken_gets_an_error(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_without_a_reply_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "REPLY_GRACE", 0.0)
 
     async def attack(bridge: HostileBridge) -> None:
-        say_broken_reply(bridge, content)
         header = json.dumps({"msg_id": "i", "msg_type": "status", "version": "5.4"}).encode()
         bridge.say(envelope.IOPUB, b"", header, cell_of(bridge)[1], b"{}", b'{"execution_state": "idle"}')
         await bridge.turn()

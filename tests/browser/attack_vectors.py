@@ -82,8 +82,10 @@ _HTML: dict[str, tuple[str, frozenset[str]]] = {
     "onanimation": ('<style>@keyframes k{}</style><b style="animation:k 1s" onanimationstart="@JS@">x</b>', SCRIPT),
     "svg-animate": ('<svg><animate onbegin="@JS@" attributeName=x dur=1s></svg>', SCRIPT),
     "svg-animate-href": (
-        '<svg width=99 height=20><a><animate attributeName=href values="javascript:@JS@"/>'
-        "<text y=15>bait</text></a></svg>",
+        (
+            '<svg width=99 height=20><a><animate attributeName=href values="javascript:@JS@"/>'
+            "<text y=15>bait</text></a></svg>"
+        ),
         frozenset(),
     ),
     "media-onerror": ('<video><source onerror="@JS@" src=x></video>', SCRIPT),
@@ -112,8 +114,10 @@ _HTML: dict[str, tuple[str, frozenset[str]]] = {
     "embed-javascript": ('<embed src="javascript:@JS@">', frozenset()),
     "embed-remote": ('<embed src="@URL@/embed">', FETCH),
     "form-submit": (
-        '<form id="f-@NAME@" action="@URL@/form" target="t"><input name=a></form><iframe name="t"></iframe>'
-        "<img src=x onerror=\"document.getElementById('f-@NAME@').submit()\">",
+        (
+            '<form id="f-@NAME@" action="@URL@/form" target="t"><input name=a></form><iframe name="t"></iframe>'
+            "<img src=x onerror=\"document.getElementById('f-@NAME@').submit()\">"
+        ),
         FETCH,
     ),
     "form-button": ('<form action="@URL@/form" target="_blank"><button type="submit">bait</button></form>', FETCH),
@@ -150,14 +154,18 @@ _HTML: dict[str, tuple[str, frozenset[str]]] = {
     "svg-image": ('<svg width=9 height=9><image href="@URL@/svg.png" width=9 height=9 /></svg>', FETCH),
     "svg-xlink-image": ('<svg width=9 height=9><image xlink:href="@URL@/x.png" width=9 height=9 /></svg>', FETCH),
     "svg-feimage": (
-        '<svg width=9 height=9><filter id="i-@NAME@"><feImage href="@URL@/fe.png"/></filter>'
-        '<rect filter="url(#i-@NAME@)" width=9 height=9 /></svg>',
+        (
+            '<svg width=9 height=9><filter id="i-@NAME@"><feImage href="@URL@/fe.png"/></filter>'
+            '<rect filter="url(#i-@NAME@)" width=9 height=9 /></svg>'
+        ),
         FETCH,
     ),
     "svg-fill-url": ('<svg width=9 height=9><rect fill="url(@URL@/fill.svg#a)" width=9 height=9 /></svg>', FETCH),
     "svg-style-url": (
-        "<svg width=9 height=9><style>*{cursor:url(@URL@/cursor),auto;mask:url(@URL@/m)}</style>"
-        "<rect width=9 height=9 /></svg>",
+        (
+            "<svg width=9 height=9><style>*{cursor:url(@URL@/cursor),auto;mask:url(@URL@/m)}</style>"
+            "<rect width=9 height=9 /></svg>"
+        ),
         FETCH,
     ),
     "svg-foreign": ('<svg><foreignObject><img src=x onerror="@JS@"></foreignObject></svg>', SCRIPT),
@@ -170,8 +178,10 @@ _HTML: dict[str, tuple[str, frozenset[str]]] = {
         FETCH,
     ),
     "command-linker": (
-        '<button data-commandlinker-command="docmanager:new-untitled" '
-        'data-commandlinker-args=\'{"type":"directory","path":""}\'>bait</button>',
+        (
+            '<button data-commandlinker-command="docmanager:new-untitled" '
+            'data-commandlinker-args=\'{"type":"directory","path":""}\'>bait</button>'
+        ),
         frozenset(),
     ),
 }
@@ -204,8 +214,10 @@ _FRAMED: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "popup": ("window.open('@URL@/popup')", FETCH),
     "meta-refresh-nested": (
-        "var f=document.createElement('iframe');f.srcdoc='\\x3cmeta http-equiv=refresh content=0;url=@URL@/m\\x3e';"
-        "document.body.append(f)",
+        (
+            "var f=document.createElement('iframe');f.srcdoc='\\x3cmeta http-equiv=refresh content=0;url=@URL@/m\\x3e';"
+            "document.body.append(f)"
+        ),
         FETCH,
     ),
     "javascript-frame": (
@@ -213,14 +225,18 @@ _FRAMED: dict[str, tuple[str, frozenset[str]]] = {
         FETCH,
     ),
     "about-blank": (
-        "var f=document.createElement('iframe');document.body.append(f);var w=f.contentWindow;"
-        "w.eval('fetch(`@URL@/blank`,{mode:`no-cors`})')",
+        (
+            "var f=document.createElement('iframe');document.body.append(f);var w=f.contentWindow;"
+            "w.eval('fetch(`@URL@/blank`,{mode:`no-cors`})')"
+        ),
         FETCH,
     ),
     "blob-frame": (
-        "var f=document.createElement('iframe');"
-        "f.src=URL.createObjectURL(new Blob(['\\x3cscript\\x3efetch(`@URL@/b`,{mode:`no-cors`})\\x3c/script\\x3e'],"
-        "{type:'text/html'}));document.body.append(f)",
+        (
+            "var f=document.createElement('iframe');"
+            "f.src=URL.createObjectURL(new Blob(['\\x3cscript\\x3efetch(`@URL@/b`,{mode:`no-cors`})\\x3c/script\\x3e'],"
+            "{type:'text/html'}));document.body.append(f)"
+        ),
         FETCH,
     ),
     "preconnect": (
@@ -228,14 +244,18 @@ _FRAMED: dict[str, tuple[str, frozenset[str]]] = {
         FETCH,
     ),
     "webrtc-fresh-window": (
-        "var f=document.createElement('iframe');document.body.append(f);try{var P=f.contentWindow.RTCPeerConnection;"
-        "var c=new P({iceServers:[{urls:'turn:127.0.0.1:@PORT@?transport=tcp',username:'a',credential:'b'}]});"
-        "c.createDataChannel('d');c.setLocalDescription()}catch(e){}",
+        (
+            "var f=document.createElement('iframe');document.body.append(f);try{var P=f.contentWindow.RTCPeerConnection;"
+            "var c=new P({iceServers:[{urls:'turn:127.0.0.1:@PORT@?transport=tcp',username:'a',credential:'b'}]});"
+            "c.createDataChannel('d');c.setLocalDescription()}catch(e){}"
+        ),
         FETCH,
     ),
     "webrtc": (
-        "var c=new RTCPeerConnection({iceServers:[{urls:['stun:127.0.0.1:@PORT@','turn:127.0.0.1:@PORT@?transport=tcp',"
-        "'turn:127.0.0.1:@PORT@'],username:'a',credential:'b'}]});c.createDataChannel('d');c.setLocalDescription()",
+        (
+            "var c=new RTCPeerConnection({iceServers:[{urls:['stun:127.0.0.1:@PORT@','turn:127.0.0.1:@PORT@?transport=tcp',"
+            "'turn:127.0.0.1:@PORT@'],username:'a',credential:'b'}]});c.createDataChannel('d');c.setLocalDescription()"
+        ),
         FETCH,
     ),
     "parent-message": (
@@ -329,8 +349,10 @@ _WIDGETS: dict[str, tuple[str, frozenset[str]]] = {
     "video-url": ("display(widgets.Video(value=b'@URL@/video.mp4', format='url'))", FETCH),
     "audio-url": ("display(widgets.Audio(value=b'@URL@/audio.mp3', format='url'))", FETCH),
     "image-svg": (
-        'display(widgets.Image(value=b\'<svg xmlns="http://www.w3.org/2000/svg" onload="@JS@">'
-        "<image href=\"@URL@/svg.png\"/></svg>', format='svg+xml'))",
+        (
+            'display(widgets.Image(value=b\'<svg xmlns="http://www.w3.org/2000/svg" onload="@JS@">'
+            "<image href=\"@URL@/svg.png\"/></svg>', format='svg+xml'))"
+        ),
         frozenset(),
     ),
     "style-background": (
@@ -344,15 +366,19 @@ _WIDGETS: dict[str, tuple[str, frozenset[str]]] = {
     "output-context": ("o = widgets.Output(); display(o)\nwith o:\n    html(SCRIPTED)", SCRIPT),
     "output-append": ("o = widgets.Output(); display(o); o.append_display_data(HTML(SCRIPTED))", SCRIPT),
     "output-forged-state": (
-        "o = widgets.Output(); display(o)\n"
-        "o.outputs = ({'output_type': 'display_data', 'data': {'text/html': SCRIPTED, 'text/plain': 'x'},"
-        " 'metadata': {}},)",
+        (
+            "o = widgets.Output(); display(o)\n"
+            "o.outputs = ({'output_type': 'display_data', 'data': {'text/html': SCRIPTED, 'text/plain': 'x'},"
+            " 'metadata': {}},)"
+        ),
         SCRIPT,
     ),
     "output-list-html": (
-        "o = widgets.Output(); display(o)\n"
-        "o.outputs = ({'output_type': 'display_data', 'data': {'text/html': [SCRIPTED], 'text/plain': 'x'},"
-        " 'metadata': {}},)",
+        (
+            "o = widgets.Output(); display(o)\n"
+            "o.outputs = ({'output_type': 'display_data', 'data': {'text/html': [SCRIPTED], 'text/plain': 'x'},"
+            " 'metadata': {}},)"
+        ),
         SCRIPT,
     ),
     "output-remote-image": (
@@ -373,16 +399,20 @@ _WIDGETS: dict[str, tuple[str, frozenset[str]]] = {
         frozenset(),
     ),
     "forged-state-update": (
-        "c = open_comm({'value': 'x'}); show_model(c)\n"
-        "forge('comm_msg', {'comm_id': c, 'data': {'method': 'update', 'state': {'value': SCRIPTED},"
-        " 'buffer_paths': []}})",
+        (
+            "c = open_comm({'value': 'x'}); show_model(c)\n"
+            "forge('comm_msg', {'comm_id': c, 'data': {'method': 'update', 'state': {'value': SCRIPTED},"
+            " 'buffer_paths': []}})"
+        ),
         SCRIPT,
     ),
     "forged-model-change": (
-        "c = open_comm({'value': SCRIPTED}, model='LabelModel', view='LabelView'); show_model(c)\n"
-        "forge('comm_msg', {'comm_id': c, 'data': {'method': 'update', 'state': {'_view_name': 'HTMLView',"
-        " 'value': SCRIPTED}, 'buffer_paths': []}})\n"
-        "show_model(c)",
+        (
+            "c = open_comm({'value': SCRIPTED}, model='LabelModel', view='LabelView'); show_model(c)\n"
+            "forge('comm_msg', {'comm_id': c, 'data': {'method': 'update', 'state': {'_view_name': 'HTMLView',"
+            " 'value': SCRIPTED}, 'buffer_paths': []}})\n"
+            "show_model(c)"
+        ),
         SCRIPT,
     ),
     "forged-view-differs": (
@@ -390,47 +420,57 @@ _WIDGETS: dict[str, tuple[str, frozenset[str]]] = {
         SCRIPT,
     ),
     "forged-value-in-buffer": (
-        "c = uuid.uuid4().hex\n"
-        "forge('comm_open', {'comm_id': c, 'target_name': 'jupyter.widget', 'data': {'state': {"
-        "'_model_module': '@jupyter-widgets/controls', '_model_module_version': '2.0.0', '_model_name': 'HTMLModel',"
-        "'_view_module': '@jupyter-widgets/controls', '_view_module_version': '2.0.0', '_view_name': 'HTMLView',"
-        "'value': None}, 'buffer_paths': [['value']]}}, metadata={'version': '2.1.0'}, buffers=[SCRIPTED.encode()])\n"
-        "show_model(c)",
+        (
+            "c = uuid.uuid4().hex\n"
+            "forge('comm_open', {'comm_id': c, 'target_name': 'jupyter.widget', 'data': {'state': {"
+            "'_model_module': '@jupyter-widgets/controls', '_model_module_version': '2.0.0', '_model_name': 'HTMLModel',"
+            "'_view_module': '@jupyter-widgets/controls', '_view_module_version': '2.0.0', '_view_name': 'HTMLView',"
+            "'value': None}, 'buffer_paths': [['value']]}}, metadata={'version': '2.1.0'}, buffers=[SCRIPTED.encode()])\n"
+            "show_model(c)"
+        ),
         frozenset(),
     ),
     "echo-update": (
-        "c = open_comm({'value': 'x'}); show_model(c)\n"
-        "forge('comm_msg', {'comm_id': c, 'data': {'method': 'echo_update', 'state': {'value': SCRIPTED},"
-        " 'buffer_paths': []}})",
+        (
+            "c = open_comm({'value': 'x'}); show_model(c)\n"
+            "forge('comm_msg', {'comm_id': c, 'data': {'method': 'echo_update', 'state': {'value': SCRIPTED},"
+            " 'buffer_paths': []}})"
+        ),
         SCRIPT,
     ),
     "control-comm-states": (
-        "c = uuid.uuid4().hex\n"
-        "def on_open(comm, msg):\n"
-        "    def answer(msg):\n"
-        "        comm.send({'method': 'update_states', 'states': {c: {'model_name': 'HTMLModel',"
-        "'model_module': '@jupyter-widgets/controls', 'model_module_version': '2.0.0', 'state': {'value': SCRIPTED,"
-        "'_model_module': '@jupyter-widgets/controls', '_model_module_version': '2.0.0', '_model_name': 'HTMLModel',"
-        "'_view_module': '@jupyter-widgets/controls', '_view_module_version': '2.0.0', '_view_name': 'HTMLView'}}},"
-        "'buffer_paths': []})\n"
-        "    comm.on_msg(answer)\n"
-        "kernel.comm_manager.register_target('jupyter.widget.control', on_open)\n"
-        "show_model(c)",
+        (
+            "c = uuid.uuid4().hex\n"
+            "def on_open(comm, msg):\n"
+            "    def answer(msg):\n"
+            "        comm.send({'method': 'update_states', 'states': {c: {'model_name': 'HTMLModel',"
+            "'model_module': '@jupyter-widgets/controls', 'model_module_version': '2.0.0', 'state': {'value': SCRIPTED,"
+            "'_model_module': '@jupyter-widgets/controls', '_model_module_version': '2.0.0', '_model_name': 'HTMLModel',"
+            "'_view_module': '@jupyter-widgets/controls', '_view_module_version': '2.0.0', '_view_name': 'HTMLView'}}},"
+            "'buffer_paths': []})\n"
+            "    comm.on_msg(answer)\n"
+            "kernel.comm_manager.register_target('jupyter.widget.control', on_open)\n"
+            "show_model(c)"
+        ),
         frozenset(),
     ),
     "anywidget-esm": (
-        "import anywidget, traitlets\n"
-        "class W(anywidget.AnyWidget):\n"
-        "    _esm = 'export default {render(){@JS@}}'\n"
-        "display(W())",
+        (
+            "import anywidget, traitlets\n"
+            "class W(anywidget.AnyWidget):\n"
+            "    _esm = 'export default {render(){@JS@}}'\n"
+            "display(W())"
+        ),
         SCRIPT,
     ),
     "anywidget-css": (
-        "import anywidget, traitlets\n"
-        "class W(anywidget.AnyWidget):\n"
-        "    _esm = 'export default {render(){}}'\n"
-        "    _css = '@import \"@URL@/css.css\";'\n"
-        "display(W())",
+        (
+            "import anywidget, traitlets\n"
+            "class W(anywidget.AnyWidget):\n"
+            "    _esm = 'export default {render(){}}'\n"
+            "    _css = '@import \"@URL@/css.css\";'\n"
+            "display(W())"
+        ),
         FETCH,
     ),
 }
@@ -495,47 +535,63 @@ _OTHER: dict[str, tuple[str, frozenset[str]]] = {
         SCRIPT,
     ),
     "vendor-vega": (
-        "show({'application/vnd.vega.v5+json': {'$schema': 'https://vega.github.io/schema/vega/v5.json',"
-        "'data': [{'name': 'd', 'url': '@URL@/data.json'}], 'marks': [{'type': 'image', 'encode': {'enter': {"
-        "'url': {'value': '@URL@/mark.png'}, 'width': {'value': 9}, 'height': {'value': 9}}}}]}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.vega.v5+json': {'$schema': 'https://vega.github.io/schema/vega/v5.json',"
+            "'data': [{'name': 'd', 'url': '@URL@/data.json'}], 'marks': [{'type': 'image', 'encode': {'enter': {"
+            "'url': {'value': '@URL@/mark.png'}, 'width': {'value': 9}, 'height': {'value': 9}}}}]}, 'text/plain': 'x'})"
+        ),
         FETCH,
     ),
     "vendor-vegalite": (
-        "show({'application/vnd.vegalite.v5+json': {'$schema': 'https://vega.github.io/schema/vega-lite/v5.json',"
-        "'data': {'url': '@URL@/data.json'}, 'mark': 'point', 'encoding': {}}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.vegalite.v5+json': {'$schema': 'https://vega.github.io/schema/vega-lite/v5.json',"
+            "'data': {'url': '@URL@/data.json'}, 'mark': 'point', 'encoding': {}}, 'text/plain': 'x'})"
+        ),
         FETCH,
     ),
     "vendor-vegalite-image": (
-        "show({'application/vnd.vegalite.v5+json': {'$schema': 'https://vega.github.io/schema/vega-lite/v5.json',"
-        "'data': {'values': [{'u': '@URL@/mark.png'}]}, 'mark': {'type': 'image', 'width': 9, 'height': 9},"
-        "'encoding': {'url': {'field': 'u'}}}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.vegalite.v5+json': {'$schema': 'https://vega.github.io/schema/vega-lite/v5.json',"
+            "'data': {'values': [{'u': '@URL@/mark.png'}]}, 'mark': {'type': 'image', 'width': 9, 'height': 9},"
+            "'encoding': {'url': {'field': 'u'}}}, 'text/plain': 'x'})"
+        ),
         FETCH,
     ),
     "vendor-vegalite-computed": (
-        "show({'application/vnd.vegalite.v5+json': {'$schema': 'https://vega.github.io/schema/vega-lite/v5.json',"
-        "'data': {'values': [{'u': '@URL@'.replace('://', ':@@')}]},"
-        "'transform': [{'calculate': \"replace(datum.u, '@@', '/' + '/') + '/c.png'\", 'as': 'v'}],"
-        "'mark': {'type': 'image', 'width': 9, 'height': 9}, 'encoding': {'url': {'field': 'v'}}}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.vegalite.v5+json': {'$schema': 'https://vega.github.io/schema/vega-lite/v5.json',"
+            "'data': {'values': [{'u': '@URL@'.replace('://', ':@@')}]},"
+            "'transform': [{'calculate': \"replace(datum.u, '@@', '/' + '/') + '/c.png'\", 'as': 'v'}],"
+            "'mark': {'type': 'image', 'width': 9, 'height': 9}, 'encoding': {'url': {'field': 'v'}}}, 'text/plain': 'x'})"
+        ),
         FETCH,
     ),
     "vendor-plotly-image": (
-        "show({'application/vnd.plotly.v1+json': {'data': [], 'layout': {'images': [{'source': '@URL@/layout.png',"
-        "'xref': 'paper', 'yref': 'paper', 'x': 0, 'y': 1, 'sizex': 1, 'sizey': 1}]}}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.plotly.v1+json': {'data': [], 'layout': {'images': [{'source': '@URL@/layout.png',"
+            "'xref': 'paper', 'yref': 'paper', 'x': 0, 'y': 1, 'sizex': 1, 'sizey': 1}]}}, 'text/plain': 'x'})"
+        ),
         FETCH,
     ),
     "vendor-plotly-title": (
-        "show({'application/vnd.plotly.v1+json': {'data': [], 'layout': {'title': {'text': "
-        "'<a href=\"javascript:@JS@\">bait</a><img src=x onerror=\"@JS@\">'}}}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.plotly.v1+json': {'data': [], 'layout': {'title': {'text': "
+            "'<a href=\"javascript:@JS@\">bait</a><img src=x onerror=\"@JS@\">'}}}, 'text/plain': 'x'})"
+        ),
         frozenset(),
     ),
     "vendor-plotly-map": (
-        "show({'application/vnd.plotly.v1+json': {'data': [{'type': 'scattergeo', 'lat': [1], 'lon': [1]}],"
-        "'layout': {}, 'config': {'topojsonURL': '@URL@/topo/'}}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.plotly.v1+json': {'data': [{'type': 'scattergeo', 'lat': [1], 'lon': [1]}],"
+            "'layout': {}, 'config': {'topojsonURL': '@URL@/topo/'}}, 'text/plain': 'x'})"
+        ),
         FETCH,
     ),
     "vendor-plotly-tiles": (
-        "show({'application/vnd.plotly.v1+json': {'data': [{'type': 'scattermap', 'lat': [1], 'lon': [1]}],"
-        "'layout': {'map': {'style': '@URL@/style.json'}}}, 'text/plain': 'x'})",
+        (
+            "show({'application/vnd.plotly.v1+json': {'data': [{'type': 'scattermap', 'lat': [1], 'lon': [1]}],"
+            "'layout': {'map': {'style': '@URL@/style.json'}}}, 'text/plain': 'x'})"
+        ),
         FETCH,
     ),
     "vendor-mermaid": (
@@ -543,14 +599,18 @@ _OTHER: dict[str, tuple[str, frozenset[str]]] = {
         FETCH,
     ),
     "svg": (
-        'show({\'image/svg+xml\': \'<svg xmlns="http://www.w3.org/2000/svg" onload="@JS@"><script>@JS@</script>'
-        '<image href="@URL@/s.png"/><foreignObject><img xmlns="http://www.w3.org/1999/xhtml" src="@URL@/f.png" '
-        "onerror=\"@JS@\"/></foreignObject></svg>', 'text/plain': 'x'})",
+        (
+            'show({\'image/svg+xml\': \'<svg xmlns="http://www.w3.org/2000/svg" onload="@JS@"><script>@JS@</script>'
+            '<image href="@URL@/s.png"/><foreignObject><img xmlns="http://www.w3.org/1999/xhtml" src="@URL@/f.png" '
+            "onerror=\"@JS@\"/></foreignObject></svg>', 'text/plain': 'x'})"
+        ),
         frozenset(),
     ),
     "svg-stylesheet": (
-        'show({\'image/svg+xml\': \'<?xml-stylesheet href="@URL@/s.css"?><svg xmlns="http://www.w3.org/2000/svg">'
-        "<style>@import url(@URL@/i.css);</style></svg>', 'text/plain': 'x'})",
+        (
+            'show({\'image/svg+xml\': \'<?xml-stylesheet href="@URL@/s.css"?><svg xmlns="http://www.w3.org/2000/svg">'
+            "<style>@import url(@URL@/i.css);</style></svg>', 'text/plain': 'x'})"
+        ),
         frozenset(),
     ),
     "stderr-mime": (
@@ -558,24 +618,32 @@ _OTHER: dict[str, tuple[str, frozenset[str]]] = {
         frozenset(),
     ),
     "pager": (
-        "get_ipython().payload_manager.write_payload({'source': 'page', 'start': 0,"
-        "'data': {'text/html': SCRIPTED, 'text/plain': 'x'}})",
+        (
+            "get_ipython().payload_manager.write_payload({'source': 'page', 'start': 0,"
+            "'data': {'text/html': SCRIPTED, 'text/plain': 'x'}})"
+        ),
         SCRIPT,
     ),
     "pager-javascript": (
-        "get_ipython().payload_manager.write_payload({'source': 'page', 'start': 0,"
-        "'data': {'application/javascript': \"@JS@\", 'text/plain': 'x'}})",
+        (
+            "get_ipython().payload_manager.write_payload({'source': 'page', 'start': 0,"
+            "'data': {'application/javascript': \"@JS@\", 'text/plain': 'x'}})"
+        ),
         SCRIPT,
     ),
     "pager-remote-image": (
-        "get_ipython().payload_manager.write_payload({'source': 'page', 'start': 0,"
-        "'data': {'text/html': '<img src=\"@URL@/page.png\">', 'text/plain': 'x'}})",
+        (
+            "get_ipython().payload_manager.write_payload({'source': 'page', 'start': 0,"
+            "'data': {'text/html': '<img src=\"@URL@/page.png\">', 'text/plain': 'x'}})"
+        ),
         FETCH,
     ),
     "stream": ("print(SCRIPTED); print('<script>@JS@</script>')", frozenset()),
     "stream-controls": (
-        "print('\\x1b]8;;javascript:@JS@\\x07bait\\x1b]8;;\\x07')\n"
-        "print('\\x1b]8;;@URL@/osc\\x1b\\\\x\\x1b]8;;\\x1b\\\\ \\x1b]0;title\\x07\\x1b[2J\\x1b[31m' + SCRIPTED)",
+        (
+            "print('\\x1b]8;;javascript:@JS@\\x07bait\\x1b]8;;\\x07')\n"
+            "print('\\x1b]8;;@URL@/osc\\x1b\\\\x\\x1b]8;;\\x1b\\\\ \\x1b]0;title\\x07\\x1b[2J\\x1b[31m' + SCRIPTED)"
+        ),
         frozenset(),
     ),
     "stream-link": ('print(\'http://a"onmouseover="@JS@" @LOCAL@/x"><img src=x onerror="@JS@">\')', frozenset()),
@@ -593,60 +661,77 @@ _OTHER: dict[str, tuple[str, frozenset[str]]] = {
         SCRIPT,
     ),
     "forged-parent": (
-        "forge('display_data', {'data': {'text/html': SCRIPTED}, 'metadata': {}, 'transient': {}},"
-        " parent={'header': {'msg_id': 'nobody', 'msg_type': 'execute_request'}})",
+        (
+            "forge('display_data', {'data': {'text/html': SCRIPTED}, 'metadata': {}, 'transient': {}},"
+            " parent={'header': {'msg_id': 'nobody', 'msg_type': 'execute_request'}})"
+        ),
         frozenset(),
     ),
     "forged-duplicate-keys": (
-        "parts = kernel.session.serialize(kernel.session.msg('display_data', {'data': {'text/plain': 'x'}, 'metadata': {}},"
-        " parent=kernel.get_parent()))\n"
-        'parts[-1] = b\'{"metadata":{},"data":{"text/plain":"x"},"data":{"text/html":\' + json.dumps(SCRIPTED).encode() + b\'}}\'\n'
-        "kernel.iopub_thread.send_multipart([b'kernel.display_data', *parts])",
+        (
+            "parts = kernel.session.serialize(kernel.session.msg('display_data', {'data': {'text/plain': 'x'}, 'metadata': {}},"
+            " parent=kernel.get_parent()))\n"
+            'parts[-1] = b\'{"metadata":{},"data":{"text/plain":"x"},"data":{"text/html":\' + json.dumps(SCRIPTED).encode() + b\'}}\'\n'
+            "kernel.iopub_thread.send_multipart([b'kernel.display_data', *parts])"
+        ),
         SCRIPT,
     ),
     "forged-duplicate-types": (
-        "parts = kernel.session.serialize(kernel.session.msg('display_data', {'data': {'text/plain': 'x'}, 'metadata': {}},"
-        " parent=kernel.get_parent()))\n"
-        'parts[-4] = parts[-4][:-1] + b\',"msg_type":"stream","msg_type":"display_data"}\'\n'
-        'parts[-1] = b\'{"name":"stdout","text":"x","metadata":{},"data":{"text/html":\' + json.dumps(SCRIPTED).encode() + b\'}}\'\n'
-        "kernel.iopub_thread.send_multipart([b'kernel.display_data', *parts])",
+        (
+            "parts = kernel.session.serialize(kernel.session.msg('display_data', {'data': {'text/plain': 'x'}, 'metadata': {}},"
+            " parent=kernel.get_parent()))\n"
+            'parts[-4] = parts[-4][:-1] + b\',"msg_type":"stream","msg_type":"display_data"}\'\n'
+            'parts[-1] = b\'{"name":"stdout","text":"x","metadata":{},"data":{"text/html":\' + json.dumps(SCRIPTED).encode() + b\'}}\'\n'
+            "kernel.iopub_thread.send_multipart([b'kernel.display_data', *parts])"
+        ),
         SCRIPT,
     ),
     "forged-reply": (
-        "send = kernel.session.send\n"
-        "def forged(stream, msg_or_type, content=None, *a, **k):\n"
-        "    if msg_or_type == 'execute_reply':\n"
-        "        kernel.session.send = send\n"
-        "        content = {**content, 'payload': [{'source': 'page', 'data': {'text/html': SCRIPTED}, 'start': 0}],"
-        "'user_expressions': {'a': {'status': 'ok', 'data': {'text/html': SCRIPTED}, 'metadata': {}}}}\n"
-        "    return send(stream, msg_or_type, content, *a, **k)\n"
-        "kernel.session.send = forged",
+        (
+            "send = kernel.session.send\n"
+            "def forged(stream, msg_or_type, content=None, *a, **k):\n"
+            "    if msg_or_type == 'execute_reply':\n"
+            "        kernel.session.send = send\n"
+            "        content = {**content, 'payload': [{'source': 'page', 'data': {'text/html': SCRIPTED}, 'start': 0}],"
+            "'user_expressions': {'a': {'status': 'ok', 'data': {'text/html': SCRIPTED}, 'metadata': {}}}}\n"
+            "    return send(stream, msg_or_type, content, *a, **k)\n"
+            "kernel.session.send = forged"
+        ),
         SCRIPT,
     ),
     "next-input-command": (
-        "for text in ('%sandbox stop', ' \\n# note\\n%sandbox shell touch @NAME@', '%%sandbox\\nstop'):\n"
-        "    get_ipython().payload_manager.write_payload({'source': 'set_next_input', 'text': text, 'replace': False})",
+        (
+            "for text in ('%sandbox stop', ' \\n# note\\n%sandbox shell touch @NAME@', '%%sandbox\\nstop'):\n"
+            "    get_ipython().payload_manager.write_payload({'source': 'set_next_input', 'text': text, 'replace': False})"
+        ),
         frozenset(),
     ),
     "next-input-replaces": (
-        "get_ipython().payload_manager.write_payload("
-        "{'source': 'set_next_input', 'text': '%sandbox stop', 'replace': True})",
+        (
+            "get_ipython().payload_manager.write_payload("
+            "{'source': 'set_next_input', 'text': '%sandbox stop', 'replace': True})"
+        ),
         frozenset(),
     ),
     "forged-nonsense": (
-        "for msg_type in ('shutdown_reply', 'kernel_info_reply', 'input_request', 'execute_request', 'iopub_welcome',"
-        " 'comm_close', 'nonsense', '', 'clear_output', 'execute_input'):\n"
-        "    forge(msg_type, {'status': 'ok', 'restart': False, 'prompt': SCRIPTED, 'password': False, 'code': SCRIPTED})\n"
-        "for state in ('dead', 'restarting', 'autorestarting', 'terminating', 'unknown'):\n"
-        "    forge('status', {'execution_state': state, 'x': 'busy'}, parent={'header': {}})\n"
-        "    forge('status', {'execution_state': state, 'x': 'busy'})",
+        (
+            "for msg_type in ('shutdown_reply', 'kernel_info_reply', 'input_request', 'execute_request', 'iopub_welcome',"
+            " 'comm_close', 'nonsense', '', 'clear_output', 'execute_input'):\n"
+            "    forge(msg_type, {'status': 'ok', 'restart': False, 'prompt': SCRIPTED, 'password': False, 'code': SCRIPTED})\n"
+            "for state in ('dead', 'restarting', 'autorestarting', 'terminating', 'unknown'):\n"
+            "    forge('status', {'execution_state': state, 'x': 'busy'}, parent={'header': {}})\n"
+            "    forge('status', {'execution_state': state, 'x': 'busy'})"
+        ),
         frozenset(),
     ),
 }
 
+CLICKED = {"away-html-link-top": FETCH}
+"""A person who clicks a link asks for it; it may open beside the page, not in its place."""
+
 
 def _vectors() -> list[Vector]:
-    frames = {f"frame-{name}": (f"html(r\"<script>{script}</script>\")", opens)
+    frames = {f"frame-{name}": (f'html(r"<script>{script}</script>")', opens)
               for name, (script, opens) in _FRAMED.items()}  # fmt: skip
     pages = {f"html-{name}": (f"html(r'''{text}''')", opens) for name, (text, opens) in _HTML.items()}
     widgets = {f"widget-{name}": entry for name, entry in _WIDGETS.items()}
@@ -659,7 +744,7 @@ def _vectors() -> list[Vector]:
 def _destructive() -> list[Vector]:
     scripts = {f"away-{name}": f'html(r"<script>{script}</script>")' for name, script in _DESTRUCTIVE_SCRIPTS.items()}
     pages = {f"away-html-{name}": f"html(r'''{text}''')" for name, text in _DESTRUCTIVE_HTML.items()}
-    return [Vector(name, code) for name, code in {**scripts, **pages}.items()]
+    return [Vector(name, code, CLICKED.get(name, frozenset())) for name, code in {**scripts, **pages}.items()]
 
 
 VECTORS = _vectors()

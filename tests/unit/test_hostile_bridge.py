@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import struct
@@ -172,7 +173,7 @@ bombs = st.sampled_from(
 )  # fmt: skip
 json_parts = st.one_of(
     st.builds(lambda value: json.dumps(value).encode(), json_values),
-    st.builds(lambda kind: json.dumps({"msg_type": kind, "msg_id": "request-1"}).encode(),
+    st.builds(lambda kind: json.dumps({"msg_type": kind, "msg_id": "request-1", "version": "5.4"}).encode(),
               st.sampled_from(["status", "stream", "display_data", "execute_input", "error", "debug_event", "x"])),
     bombs,
 )  # fmt: skip
@@ -202,10 +203,8 @@ def test_any_messages_leave_a_kernel_that_works(messages: list[tuple[list[bytes]
 @given(st.lists(json_parts, max_size=4))
 @settings(max_examples=200, deadline=None)
 def test_an_event_is_read_or_refused(parts: list[bytes]) -> None:
-    try:
-        read_event([envelope.EVENT, *parts])
-    except ValueError as exc:
-        assert len(str(exc)) < 500
+    with contextlib.suppress(ValueError):
+        assert read_event([envelope.EVENT, *parts]) is None or len(parts) == 2
 
 
 @pytest.mark.parametrize("content", [b"[]", b'"ready"', DEEP, b"NaN", b" " * (MAX_EVENT + 1), b'{"event":"died"}'])
@@ -231,31 +230,40 @@ def cell_of(bridge: HostileBridge) -> list[bytes]:
 
 def say_broken_reply(bridge: HostileBridge, content: bytes) -> None:
     request = cell_of(bridge)
-    header = json.dumps({"msg_id": "r", "msg_type": "execute_reply"}).encode()
+    header = json.dumps({"msg_id": "r", "msg_type": "execute_reply", "version": "5.4"}).encode()
     bridge.say(request[0], header, request[1], b"{}", content)
 
 
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_broken_reply_reaches_nobody_and_the_real_one_may_follow(content: bytes) -> None:
+def test_a_cell_with_a_broken_reply_has_one_that_can_be_read(content: bytes) -> None:
     def attack(bridge: HostileBridge) -> None:
         say_broken_reply(bridge, content)
-        assert bridge.frontend.replies == []
+        assert [reply["status"] for reply in bridge.replies_to("request-1")] == ["error"]
         bridge.answer(cell_of(bridge))
-        assert bridge.replies_to("request-1")[0]["status"] == "ok"
+        assert len(bridge.replies_to("request-1")) == 1
 
     against(attack)
 
 
-@pytest.mark.parametrize("content", BROKEN)
-def test_a_cell_whose_only_reply_is_broken_gets_an_error(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_without_a_reply_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "REPLY_GRACE", 0.0)
 
     async def attack(bridge: HostileBridge) -> None:
-        say_broken_reply(bridge, content)
-        header = json.dumps({"msg_id": "i", "msg_type": "status"}).encode()
+        header = json.dumps({"msg_id": "i", "msg_type": "status", "version": "5.4"}).encode()
         bridge.say(envelope.IOPUB, b"", header, cell_of(bridge)[1], b"{}", b'{"execution_state": "idle"}')
         await bridge.turn()
         assert [reply["status"] for reply in bridge.replies_to("request-1")] == ["error"]
+
+    against(attack)
+
+
+def test_a_message_that_front_ends_stumble_over_is_dropped() -> None:
+    def attack(bridge: HostileBridge) -> None:
+        before = len(bridge.frontend.outputs)
+        for version in ({}, {"version": "4.1"}, {"version": None}):
+            header = json.dumps({"msg_id": "o", "msg_type": "stream", **version}).encode()
+            bridge.say(envelope.IOPUB, b"", header, b"{}", b"{}", b'{"name":"stdout","text":"x"}')
+        assert len(bridge.frontend.outputs) == before
 
     against(attack)
 
@@ -302,7 +310,7 @@ def test_ready_that_is_said_again_is_not_noted() -> None:
 def test_questions_that_nobody_answers_are_bounded() -> None:
     def attack(bridge: HostileBridge) -> None:
         request = cell_of(bridge)
-        header = json.dumps({"msg_id": "q", "msg_type": "input_request"}).encode()
+        header = json.dumps({"msg_id": "q", "msg_type": "input_request", "version": "5.4"}).encode()
         for _ in range(1000):
             bridge.say(b"i" + request[0][1:], header, request[1], b"{}", b'{"prompt":"","password":false}')
         assert len([1 for channel, _ in bridge.frontend.replies if channel == "stdin"]) <= 100
@@ -318,7 +326,7 @@ def test_a_cell_that_may_not_ask_does_not() -> None:
             bridge.ask(allow_stdin=False)
             bridge.exchange()
             request = cell_of(bridge)
-            header = json.dumps({"msg_id": "q", "msg_type": "input_request"}).encode()
+            header = json.dumps({"msg_id": "q", "msg_type": "input_request", "version": "5.4"}).encode()
             bridge.say(b"i" + request[0][1:], header, request[1], b"{}", b'{"prompt":"","password":false}')
             assert [channel for channel, _ in bridge.frontend.replies if channel == "stdin"] == []
 
@@ -334,7 +342,7 @@ def test_a_cell_that_says_it_begins_again_has_no_more_time() -> None:
             bridge.ask()
             bridge.exchange()
             request = cell_of(bridge)
-            header = json.dumps({"msg_id": "b", "msg_type": "status"}).encode()
+            header = json.dumps({"msg_id": "b", "msg_type": "status", "version": "5.4"}).encode()
             dues = set()
             for _ in range(3):
                 bridge.say(envelope.IOPUB, b"", header, request[1], b"{}", b'{"execution_state": "busy"}')

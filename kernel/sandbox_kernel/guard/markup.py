@@ -175,7 +175,7 @@ def _filter_attribute(_tag: str, name: str, value: str) -> str | None:
         return None if _PAGE_NAMES.match(value) else value
     if name == "style" and _LOADS.search(value):
         return None
-    # Any other frame than a new one may be the page itself.
+    # Any other frame that a link names may be the page itself.
     return "_blank" if name == "target" else value
 
 

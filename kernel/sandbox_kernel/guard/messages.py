@@ -45,6 +45,9 @@ def check_header(header: Mapping[str, Any], frame: Buffer) -> None:
             raise RefusedError("a header's field is too long")
     if not header.get("msg_id"):
         raise RefusedError("a message without an id")
+    if not str(header.get("version")).startswith("5."):
+        # jupyter_client takes the rest for messages of long ago, and stumbles over them.
+        raise RefusedError("a message of another protocol")
 
 
 def check_parent(parent: object, frame: Buffer) -> None:

@@ -1,0 +1,1 @@
+"""Fuzzers; they are not part of the test suite, since they end only when they find something."""

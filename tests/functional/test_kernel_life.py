@@ -666,8 +666,6 @@ def test_a_connection_file_that_is_no_json_ends_the_process_with_a_sentence(tmp_
 
 
 @pytest.mark.parametrize("variable", ["SANDBOX_KERNEL_LOG_LEVEL", "SANDBOX_KERNEL_PROVIDER"])
-def test_a_mistake_in_the_environment_is_told_by_the_first_cell(
-    variable: str, tmp_path: Path
-) -> None:
+def test_a_mistake_in_the_environment_is_told_by_the_first_cell(variable: str, tmp_path: Path) -> None:
     with running(tmp_path, environment={variable: "nonsense"}) as process:
         assert "nonsense" in process.front_end().run("1").error["evalue"]

@@ -20,6 +20,7 @@ from sandbox_kernel.errors import (
     CellError,
     CommandError,
     ConfigurationError,
+    NotFoundError,
     SandboxLostError,
     SandboxTimeoutError,
     StateError,
@@ -526,3 +527,31 @@ def test_importing_the_package_is_light() -> None:
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="no attribute 'Sandbocks'"):
         sandbox_kernel.Sandbocks  # type: ignore[attr-defined] # noqa: B018
+
+
+async def test_files_go_in_and_out() -> None:
+    # A file is a first use, too.
+    async with Sandbox() as sandbox:
+        assert await sandbox.write("data/a.bin", b"x" * 600_000) == 600_000
+        assert (await sandbox.run("len(open('data/a.bin').read())")).text == "600000"
+        assert b"".join([piece async for piece in sandbox.read("data/a.bin")]) == b"x" * 600_000
+        assert [(entry.path, entry.size) async for entry in sandbox.list("data/*")] == [("data/a.bin", 600_000)]
+        await sandbox.remove("data", recursive=True)
+        with pytest.raises(NotFoundError):
+            await anext(sandbox.read("data/a.bin"))
+
+
+def test_files_without_an_event_loop() -> None:
+    with BlockingSandbox() as sandbox:
+        assert sandbox.write("a.txt", b"content") == 7
+        assert sandbox.read("a.txt") == b"content"
+        assert [entry.path for entry in sandbox.list("*.txt")] == ["a.txt"]
+        sandbox.remove("a.txt")
+        with pytest.raises(NotFoundError):
+            sandbox.read("a.txt")
+
+
+async def test_outputs_are_guarded(sandbox: Sandbox) -> None:
+    result = await sandbox.run("from IPython.display import HTML\nHTML('<b onclick=\"go()\">text</b>')")
+    (output,) = [one for one in result.outputs if isinstance(one, ExecuteResult)]
+    assert "onclick" not in output.data["text/html"] or "sandbox=" in output.data["text/html"]

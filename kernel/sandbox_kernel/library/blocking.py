@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sandbox_kernel.errors import SandboxKernelError, StateError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.providers.base import FileEntry
 from sandbox_kernel.session import SessionInfo
 
 from .loop_thread import LoopThread, Turn, awaitable
@@ -136,6 +137,30 @@ class BlockingSandbox:
     def pull(self, name: str) -> Any:
         """Return the value of a variable in the sandbox; see `Sandbox.pull`."""
         return self.wait(self._sandbox.pull(name))
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        """Return a file's content; `Sandbox.read` gives it in pieces."""
+
+        async def whole() -> bytes:
+            return b"".join([piece async for piece in self._sandbox.read(path, limit=limit)])
+
+        return self.wait(whole())
+
+    def write(self, path: str, content: bytes) -> int:
+        """Write a file and return its size in bytes."""
+        return self.wait(self._sandbox.write(path, content))
+
+    def list(self, pattern: str = "*", *, recursive: bool = False, limit: int = 100_000) -> Sequence[FileEntry]:
+        """Return the files that match a pattern; see `Sandbox.list`."""
+
+        async def entries() -> Sequence[FileEntry]:
+            return [entry async for entry in self._sandbox.list(pattern, recursive=recursive, limit=limit)]
+
+        return self.wait(entries())
+
+    def remove(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file or a folder; see `Sandbox.remove`."""
+        self.wait(self._sandbox.remove(path, recursive=recursive))
 
     def start(self) -> None:
         """Start it now, or resume it."""

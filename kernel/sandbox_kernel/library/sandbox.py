@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from sandbox_kernel.errors import CommandError, StateError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.providers.base import FileEntry
 from sandbox_kernel.session import SandboxSession, SessionInfo
 
 from .client import Cell, Client
@@ -25,6 +27,7 @@ OnInput = Callable[[InputRequest], Union[str, Awaitable[str]]]
 """Answers `input()` in a cell; it may be a coroutine function."""
 
 MAX_CORRELATION_ID = 128
+PIECE = 256 * 1024
 
 
 class Sandbox:
@@ -155,6 +158,35 @@ class Sandbox:
 
         return await transfer.pull(self, name, self.max_pull)
 
+    # ---- files
+
+    async def read(self, path: str, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield a file's content in pieces; see `SandboxFiles.read`. Relative paths begin in the working folder."""
+        await self._ensure_started()
+        async with aclosing(self._session.files.read(path, limit=limit)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def write(self, path: str, content: bytes | AsyncIterable[bytes], *, mode: int = 0o644) -> int:
+        """Write a file, whole or from pieces, and return its size in bytes; see `SandboxFiles.write`."""
+        await self._ensure_started()
+        pieces = _pieces(content) if isinstance(content, bytes) else content
+        return await self._session.files.write(path, pieces, mode=mode)
+
+    async def list(
+        self, pattern: str = "*", *, recursive: bool = False, limit: int = 100_000
+    ) -> AsyncGenerator[FileEntry, None]:
+        """Yield the files that match a pattern; see `SandboxFiles.list`."""
+        await self._ensure_started()
+        async with aclosing(self._session.files.list(pattern, recursive=recursive, limit=limit)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def remove(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file or a folder; see `SandboxFiles.remove`."""
+        await self._ensure_started()
+        await self._session.files.remove(path, recursive=recursive)
+
     # ---- its life
 
     async def start(self) -> None:
@@ -223,6 +255,11 @@ class Sandbox:
             self._loop = loop
         elif self._loop is not loop:
             raise StateError("This sandbox belongs to another event loop; make one in each, or use BlockingSandbox.")
+
+
+async def _pieces(content: bytes) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
 
 
 class Execution:

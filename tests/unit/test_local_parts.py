@@ -162,14 +162,15 @@ def test_empty_files_are_not_free(tmp_path: Path) -> None:
     assert measure(tmp_path) >= 100 * 512
 
 
-def test_unreadable_folder_is_measured_and_keeps_its_mode(tmp_path: Path) -> None:
-    (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden/file").write_bytes(os.urandom(MIB))
-    (tmp_path / "hidden").chmod(0)
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_unreadable_folder_is_measured_and_keeps_its_mode(mode: int, tmp_path: Path) -> None:
+    (tmp_path / "hidden/inner").mkdir(parents=True)
+    (tmp_path / "hidden/inner/file").write_bytes(os.urandom(MIB))
+    (tmp_path / "hidden").chmod(mode)
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert measure(tmp_path) >= MIB
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert (tmp_path / "hidden").stat().st_mode & 0o777 == 0
+    assert (tmp_path / "hidden").stat().st_mode & 0o777 == mode
     (tmp_path / "hidden").chmod(0o700)
 
 

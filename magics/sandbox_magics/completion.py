@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from glob import escape
 from typing import Any
 
+from sandbox_kernel.bridge.stub import MAX_PATHS, paths
 from sandbox_kernel.errors import SandboxKernelError
+from sandbox_kernel.lifecycle import State
 
-from .notebook import Notebook
+from .notebook import DEFAULT_SESSION, Notebook
 from .registry import Command, all_commands
 
 IDENTIFIER = "sandbox_magics"
@@ -15,15 +18,33 @@ LINE, CELL = MAGICS = ("%sandbox", "%%sandbox")
 CELL_OPTIONS = ("--provider", "--session", "-o")
 
 
-def variables(notebook: Notebook) -> Iterable[str]:
+def variables(notebook: Notebook, beginning: str) -> Iterable[str]:  # noqa: ARG001 - a completer's parameter
     """Names of the notebook's variables."""
     hidden = notebook.shell.user_ns_hidden
     return (name for name in notebook.shell.user_ns if not name.startswith("_") and name not in hidden)
 
 
-def command_names(notebook: Notebook) -> Iterable[str]:  # noqa: ARG001 - a completer's parameter
+def command_names(notebook: Notebook, beginning: str = "") -> Iterable[str]:  # noqa: ARG001 - a completer's parameters
     """Names of the commands."""
     return (one.name for one in all_commands())
+
+
+def files(notebook: Notebook, beginning: str) -> Iterable[str]:  # noqa: ARG001 - a completer's parameter
+    """Paths in the notebook's folder."""
+    return paths(beginning)
+
+
+def sandbox_files(notebook: Notebook, beginning: str) -> Iterable[str]:
+    """Paths in the sandbox where one is running; before that it would show what the notebook's folder has."""
+    for name in notebook:
+        sandbox = notebook.sandbox(name)
+        if name == DEFAULT_SESSION and sandbox.state is State.ACTIVE:
+            try:
+                found = sandbox.list(f"{escape(beginning)}*", limit=MAX_PATHS)
+            except SandboxKernelError:
+                return ()
+            return [f"{entry.path}/" if entry.kind == "folder" else entry.path for entry in found]
+    return paths(beginning)
 
 
 def providers(notebook: Notebook) -> Iterable[str]:
@@ -35,8 +56,17 @@ def providers(notebook: Notebook) -> Iterable[str]:
         return ()
 
 
-COMPLETERS: dict[str, Callable[[Notebook], Iterable[str]]] = {"help": command_names, "push": variables}
-"""What the words behind a command may be, besides its options; commands on files have theirs here, too."""
+COMPLETERS: dict[str, Callable[[Notebook, str], Iterable[str]]] = {
+    "apply": sandbox_files,
+    "diff": sandbox_files,
+    "discard": sandbox_files,
+    "download": sandbox_files,
+    "files": sandbox_files,
+    "help": command_names,
+    "push": variables,
+    "upload": files,
+}
+"""What the words behind a command may be, by how the word begins; besides the command's options."""
 
 
 class Completer:
@@ -64,7 +94,7 @@ class Completer:
         symbol = "" if text[-1].isspace() else words.pop()
         # What IPython replaces may be a part of the word: it divides them at dashes, too.
         token = str(context.token)
-        found = self._of_cell(words) if first == CELL else self._of_line(words)
+        found = self._of_cell(words) if first == CELL else self._of_line(words, symbol)
         matching = sorted({word for word in found if word.startswith(symbol)})
         cut = len(symbol) - len(token) if symbol.endswith(token) else 0
         from IPython.core.completer import SimpleCompletion
@@ -81,7 +111,7 @@ class Completer:
                 return ()
         return CELL_OPTIONS
 
-    def _of_line(self, words: list[str]) -> Iterable[str]:
+    def _of_line(self, words: list[str], symbol: str) -> Iterable[str]:
         match words:
             case ["--session"]:
                 return self._notebook
@@ -92,7 +122,7 @@ class Completer:
         if not words:
             return command_names(self._notebook)
         named = [one for one in all_commands() if one.name == words[0]]
-        others = COMPLETERS[words[0]](self._notebook) if words[0] in COMPLETERS else ()
+        others = COMPLETERS[words[0]](self._notebook, symbol) if words[0] in COMPLETERS else ()
         return (*others, *(option for one in named for option in options_of(one)))
 
 

@@ -386,6 +386,20 @@ def test_stub_completes_commands_and_options() -> None:
     assert complete(shell, Event("%sandbox nothing ")) == ["--help"]
 
 
+def test_stub_completes_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/inner").mkdir(parents=True)
+    for name in ("data/a b.csv", "data/.hidden", "draft.txt"):
+        (tmp_path / name).touch()
+    complete = stub.complete
+    assert complete(None, Event("%sandbox download d")) == ["data/", "draft.txt"]
+    assert complete(None, Event("%sandbox diff data/")) == ["data/a b.csv", "data/inner/"]
+    assert complete(None, Event("%sandbox upload data/.h")) == ["data/.hidden"]
+    assert complete(None, Event("%sandbox upload --t")) == ["--to"]
+    assert complete(None, Event("%sandbox files absent/")) == []
+    assert complete(None, Event("%sandbox shell d")) == []
+
+
 def test_stub_says_where_a_line_belongs() -> None:
     from IPython.core.error import UsageError
 

@@ -32,6 +32,9 @@ COMMANDS = {
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
 
+WITH_FILES = {"apply", "diff", "discard", "download", "files", "upload"}
+"""Commands that are about files. Inside, the notebook's folder looks as it does to those on this machine."""
+MAX_PATHS = 500
 
 INSTALL_HINT = """
 This sandbox has no network, so pip cannot fetch packages in it. `%sandbox install PACKAGE …`, at the beginning of a
@@ -95,7 +98,23 @@ def complete(shell: Any, event: Any) -> list[str]:  # noqa: ARG001
     if words in ([], ["help"]):
         return [name for name in COMMANDS if name.startswith(event.symbol)]
     options = (*COMMANDS.get(words[0], ()), "--help")
-    return [option for option in options if option.startswith(event.symbol)]
+    found = [option for option in options if option.startswith(event.symbol)]
+    return [*paths(event.symbol), *found] if words[0] in WITH_FILES else found
+
+
+def paths(beginning: str) -> list[str]:
+    """Return the paths that begin so, those of folders with a slash behind; hidden ones where that is asked for."""
+    folder, name = os.path.split(beginning)
+    try:
+        with os.scandir(folder or ".") as entries:
+            found = [
+                os.path.join(folder, entry.name) + ("/" if entry.is_dir() else "")
+                for _, entry in zip(range(10 * MAX_PATHS), entries)  # noqa: B905 - the shorter one ends it
+                if entry.name.startswith(name) and (name or not entry.name.startswith("."))
+            ]
+    except (OSError, ValueError):
+        return []
+    return sorted(found)[:MAX_PATHS]
 
 
 def _refuse(message: str) -> NoReturn:

@@ -104,7 +104,9 @@ display(output)
 with output:
     print("inside")
     display(pandas.DataFrame({"kept": [1]}))
-output.append_stdout("appended")
+other = ipywidgets.Output()
+display(other)
+other.append_stdout("appended")
 """
 PROGRESS = """\
 import ipywidgets
@@ -268,7 +270,7 @@ def test_progress_bar_and_html_widgets_are_shown(lab: Lab) -> None:
 
 def test_sound_can_be_played(lab: Lab) -> None:
     cell = shown(lab, SOUND)
-    player = cell.outputs.locator("audio").or_(framed(cell).locator("audio")).first
+    player = cell.outputs.locator("audio")
     player.wait_for()
     loaded = (
         "(node) => new Promise((done) => node.readyState > 0 ? done(node.duration)"

@@ -257,7 +257,7 @@ def test_interact_runs_its_function_again(lab: Lab) -> None:
 
 def test_output_widget_shows_text_and_tables(lab: Lab) -> None:
     cell = shown(lab, OUTPUT_WIDGET).expect_output("inside").expect_output("appended")
-    expect_size(cell.outputs.locator(".jupyter-widgets-output-area table.dataframe"), 20, 20)
+    expect_size(cell.outputs.locator("table.dataframe"), 20, 20)
 
 
 def test_progress_bar_and_html_widgets_are_shown(lab: Lab) -> None:

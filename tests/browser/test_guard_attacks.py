@@ -115,7 +115,7 @@ def checked(vector: Vector) -> Any:
     return pytest.param(vector, id=vector.name, marks=marks)
 
 
-@pytest.mark.parametrize("vector", map(checked, VECTORS))
+@pytest.mark.parametrize("vector", [checked(vector) for vector in VECTORS])
 def test_output_reaches_nothing(guarded: Trial, vector: Vector) -> None:
     assert guarded.reached[vector.name] == set()
 

@@ -180,9 +180,9 @@ _HTML: dict[str, tuple[str, frozenset[str]]] = {
     "command-linker": (
         (
             '<button data-commandlinker-command="docmanager:new-untitled" '
-            'data-commandlinker-args=\'{"type":"directory","path":""}\'>bait</button>'
+            'data-commandlinker-args=\'{"type":"file","path":"","ext":".@NAME@"}\'>bait</button>'
         ),
-        frozenset(),
+        frozenset({WRITES}),
     ),
 }
 """HTML that is displayed as it stands."""

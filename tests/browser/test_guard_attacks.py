@@ -139,10 +139,6 @@ def test_nothing_opened_a_window_or_a_dialog(guarded: Trial) -> None:
     assert guarded.page.locator(".jp-Dialog").count() == 0
 
 
-def test_command_in_an_output_is_not_executed(guarded: Trial) -> None:
-    assert [path for path in guarded.lab.server.root.iterdir() if path.name.lower().startswith("untitled")] == []
-
-
 def test_no_cell_that_the_sandbox_put_into_the_notebook_is_a_command(guarded: Trial) -> None:
     sources: list[str] = guarded.page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.content.widgets.map((cell) => cell.model.sharedModel.getSource())"

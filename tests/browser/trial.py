@@ -64,7 +64,7 @@ class Trial:
         self._requests: dict[Request, str] = {}
         context.on("request", self._on_request)
         context.on("requestfailed", self._on_failed)
-        context.on("page", self._on_page)
+        self.page.on("popup", self._on_popup)
         self.page.on("dialog", self._on_dialog)
         self.page.on("download", lambda download: self.downloads.append(download.url))
         self._url = ""
@@ -79,10 +79,9 @@ class Trial:
         if "csp" in (request.failure or "").lower():
             self._requests.pop(request, None)
 
-    def _on_page(self, page: Page) -> None:
-        if page is not self.page:
-            self.popups.append(page.url)
-            page.close()
+    def _on_popup(self, page: Page) -> None:
+        self.popups.append(page.url)
+        page.close()
 
     def _on_dialog(self, dialog: Any) -> None:
         if dialog.type == "beforeunload":
@@ -147,6 +146,9 @@ class Trial:
         """Note what was reached until now."""
         for file in self.lab.server.root.glob("pwned-*.txt"):
             self._add(WRITES, file.stem.removeprefix("pwned-"))
+        for file in self.lab.server.root.glob("untitled*.*"):
+            # What a command of JupyterLab makes that an output names.
+            self._add(WRITES, file.suffix.removeprefix("."))
         for name in _evaluate(self.page.main_frame, _MARKS, "pwned_"):
             self._add(TOP, name)
         for frame in self.page.frames:

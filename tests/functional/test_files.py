@@ -17,10 +17,14 @@ MEGABYTE = 1024**2
 ALLOWED = "c.SandboxSession.approvals = {'upload': 'allow', 'download': 'allow'}\n"
 
 
+PRIVATE = "--Workspace.mode=private"
+"""Nothing of the notebook's folder is in the sandbox but what is uploaded."""
+
+
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     """A kernel that asks, in a folder of its own."""
-    with running(tmp_path_factory.mktemp("asking")) as process:
+    with running(tmp_path_factory.mktemp("asking"), PRIVATE) as process:
         yield process
 
 
@@ -263,7 +267,7 @@ def test_what_is_no_file_never_hangs(notebook: FrontEnd, name: str) -> None:
 def test_a_sparse_file_of_terabytes_is_refused_by_its_size(tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text(ALLOWED + "c.LocalProvider.file_size = 0\n")
-    with running(tmp_path / "kernel", f"--config={config}") as process:
+    with running(tmp_path / "kernel", PRIVATE, f"--config={config}") as process:
         notebook = process.front_end()
         made = notebook.run("f = open('sparse', 'w'); f.truncate(8 * 10**12)")
         assert made.status == "ok", made.reply
@@ -327,7 +331,7 @@ thread = threading.Thread(target=race); thread.start()
 def test_a_gigabyte_goes_up_and_down_in_little_memory(tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text(ALLOWED)
-    with running(tmp_path / "kernel", f"--config={config}") as process:
+    with running(tmp_path / "kernel", PRIVATE, f"--config={config}") as process:
         notebook = process.front_end()
         folder = process.connection_file.parent
         block = os.urandom(MEGABYTE)
@@ -354,7 +358,7 @@ def digest(path: Path) -> str:
 def test_an_interrupted_transfer_leaves_nothing_and_the_sandbox_as_it_was(tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text(ALLOWED)
-    with running(tmp_path / "kernel", f"--config={config}") as process:
+    with running(tmp_path / "kernel", PRIVATE, f"--config={config}") as process:
         notebook = process.front_end()
         folder = process.connection_file.parent
         with (folder / "big.bin").open("wb") as file:
@@ -373,7 +377,7 @@ def test_an_interrupted_transfer_leaves_nothing_and_the_sandbox_as_it_was(tmp_pa
 def test_a_sandbox_that_ends_in_the_middle_is_told(tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text(ALLOWED)
-    with running(tmp_path / "kernel", f"--config={config}") as process:
+    with running(tmp_path / "kernel", PRIVATE, f"--config={config}") as process:
         notebook = process.front_end()
         folder = process.connection_file.parent
         with (folder / "big.bin").open("wb") as file:
@@ -386,3 +390,18 @@ def test_a_sandbox_that_ends_in_the_middle_is_told(tmp_path: Path) -> None:
         error = notebook.run("%sandbox upload big.bin").error
         assert error["ename"] == "SandboxLostError"
         assert notebook.run("1 + 1").result == "2"
+
+
+def test_files_travel_between_the_folder_and_its_layer(tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        notebook = process.front_end()
+        folder = process.connection_file.parent
+        (folder / "input.txt").write_text("from here")
+        assert (
+            notebook.run("%sandbox upload input.txt --to copied\nopen('copied/input.txt').read()").result
+            == "'from here'"
+        )
+        notebook.run("open('made.txt', 'w').write('from there')")
+        asked(notebook, "%sandbox download made.txt", "y")
+        assert (folder / "made.txt").read_text() == "from there"
+        assert not (folder / "copied").exists()

@@ -289,12 +289,12 @@ def test_sandbox_belongs_to_one_loop() -> None:
 def test_arguments_win_over_command_line_file_and_default(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config/jupyter_sandbox_config.json").write_text(
-        '{"LocalProvider": {"memory": "1 GiB", "processes": 100, "open_files": 64}}'
+        '{"LocalProvider": {"memory": "1 GiB", "processes": 100, "open_files": 128}}'
     )
     argv = ["--LocalProvider.memory=2 GiB", "--LocalProvider.processes=200"]
     with BlockingSandbox(memory="3 GiB", argv=argv, startup_timeout=50) as sandbox:
         code = "import resource\nresource.getrlimit(resource.RLIMIT_NOFILE)[0]"
-        assert sandbox.run(code).text == "64"
+        assert sandbox.run(code).text == "128"
         details = sandbox.info.details
     assert details["memory"].endswith("of 3 GiB")
     assert details["processes"].endswith("of 200")

@@ -290,13 +290,18 @@ class SandboxSession(Configurable):
         began = time.monotonic()
         self._event("start")
         try:
-            self._sandbox = await self._retry.run(self._create, self._log_retry)
+            sandbox = await self._retry.run(self._create, self._log_retry)
+            if self._state is not State.STARTING:
+                # Given up meanwhile; a cancellation can be lost in what it arrives together with.
+                await sandbox.close()
+                return
+            self._sandbox = sandbox
             self._created = time.time()
             correlation_id, outlives = self._correlation_id, self.capabilities.outlives_kernel
             self._record(
                 lambda recorder, made: recorder.made(made, correlation_id=correlation_id, outlives_kernel=outlives)
             )
-            await self._open_link(self._sandbox)
+            await self._open_link(sandbox)
             await asyncio.wait_for(self._ready.wait(), self.startup_timeout)
         except asyncio.TimeoutError:
             self._fail(

@@ -41,9 +41,6 @@ EXCEPTIONS: dict[str, str] = {
     "test_client.py::test_async_parallel_notebooks": (
         "two notebooks meet in a host folder named by a host environment variable; a sandbox sees neither"
     ),
-    "test_client.py::test_run_all_notebooks[Inline Image.ipynb-opts5]": (
-        "a cell shows an image file that lies beside the notebook; a sandbox starts with an empty work folder"
-    ),
 }
 """Real differences from ipykernel, at most five. They are run all the same, and must fail: one that passes is none."""
 

@@ -31,6 +31,8 @@ OPTIONS = [
     f"--LocalProvider.open_files={LIMITS['open_files_limit']}",
     f"--LocalProvider.file_size={LIMITS['file_size_limit']}",
     f"--LocalProvider.work_size={LIMITS['work_folder_limit']}",
+    # What one attack wrote would be kept for the next.
+    "--Workspace.mode=private",
 ]
 TRIED_HERE = [attack for attack in ATTACKS.values() if attack.module.endswith(".limits")]
 

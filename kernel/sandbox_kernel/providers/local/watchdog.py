@@ -33,6 +33,10 @@ _SLICE = 0.002
 """Seconds for which a folder is measured before the event loop has its turn."""
 
 
+ROOM = 4 * 1024 * 1024
+"""Bytes that a sandbox may write whatever was kept from the one before it."""
+
+
 class Watchdog:
     """Watches one sandbox with its folders on disk, the work folder first, and its temporary ones in memory."""
 
@@ -47,6 +51,7 @@ class Watchdog:
             self._disk = [_open_folder(path, folders) for path in disk]
             self._folder = self._disk[0]
             self._folders = folders.pop_all()
+        self._work_limit = limits.work_size
         self.work_used = 0
         """Bytes in the folders on disk, when they were last measured."""
         self._free = self._free_space()
@@ -105,13 +110,18 @@ class Watchdog:
         return used
 
     async def _watch_work(self) -> str:
+        if self._work_limit:
+            with suppress(folder_size.TooDeepError):
+                await self._measure()
+                # What was kept from an earlier sandbox may fill it; there must be room to look at it and remove it.
+                self._work_limit = max(self._work_limit, self.work_used + ROOM)
         while True:
             await asyncio.sleep(WORK_INTERVAL)
             if self._freezer.frozen:
                 self._freezer.refreeze()
                 continue
             reason = ""
-            if self._limits.work_size:
+            if self._work_limit:
                 reason = await self._check_work()
             if reason:
                 return reason
@@ -120,7 +130,7 @@ class Watchdog:
         """Return why the work folder is too large, if it is; measured when there is a reason to."""
         grown = self._free - self._free_space()
         try:
-            if self.work_used + grown > self._limits.work_size:
+            if self.work_used + grown > self._work_limit:
                 # Frozen while it is measured, because a large folder takes longer than it may go on writing.
                 async with self._freezer:
                     await self._measure()
@@ -131,8 +141,8 @@ class Watchdog:
                     await self._measure()
         except folder_size.TooDeepError:
             return f"folders in its work folder are nested more than {folder_size.MAX_DEPTH} deep"
-        if self.work_used > self._limits.work_size:
-            return f"its work folder grew beyond its {format_size(self._limits.work_size)}"
+        if self.work_used > self._work_limit:
+            return f"its work folder grew beyond its {format_size(self._work_limit)}"
         return ""
 
     def _free_space(self) -> int:

@@ -378,6 +378,15 @@ class Kernel:
             self.dropped += 1
             self.session.log.write("output_dropped", level="debug", error=repr(exc)[:200])
 
+    def on_excess(self, parts: list[Buffer], size: int) -> None:
+        """Tell what became of a message that was too large."""
+        self.dropped += 1
+        kind = bytes(parts[0]) if parts else b""
+        if kind == envelope.IOPUB:
+            self._guard.excess(size, parts[2:])
+        elif (request := self._pending.by_token(kind[1:])) is not None and not request.replied:
+            self._fail_and_forget(request, self._guard.too_large(size))
+
     def _take_message(self, parts: list[Buffer]) -> None:
         kind = bytes(parts[0])
         if kind == envelope.IOPUB:

@@ -34,7 +34,7 @@ from .guard import Guard
 from .lifecycle import State, move
 from .link import envelope
 from .link.channel import LinkChannel
-from .link.protocol import Buffer, Link
+from .link.protocol import MAX_MESSAGE, Buffer, Link
 from .operations import Operations
 from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec, WorkspaceChanges
 from .providers.registry import create_provider, provider_name
@@ -81,6 +81,9 @@ class SessionListener(Protocol):
 
     def on_message(self, parts: list[Buffer]) -> None:
         """A message of the inner kernel's (see link/envelope.py)."""
+
+    def on_excess(self, parts: list[Buffer], size: int) -> None:
+        """The first parts of a message of ``size`` bytes, which was dropped since it is too large."""
 
     def on_ready(self) -> None:
         """A fresh inner kernel takes requests."""
@@ -328,7 +331,10 @@ class SandboxSession(Configurable):
     async def _open_link(self, sandbox: Sandbox) -> None:
         transport = await sandbox.open_link()
         self._ready.clear()
-        channel = LinkChannel(Link(os.urandom(16)), self._on_message, lambda reason: self._on_lost(channel, reason))
+        link = Link(os.urandom(16), max_received=self.guard.largest or MAX_MESSAGE)
+        channel = LinkChannel(
+            link, self._on_message, self._listener.on_excess, lambda reason: self._on_lost(channel, reason)
+        )
         self._channel = channel
         channel.attach(transport)
         if self._blocked:

@@ -97,8 +97,9 @@ class Exchange:
     @property
     def result(self) -> str:
         """The value of the cell as text."""
-        (content,) = self.contents("execute_result")
-        return str(content["data"]["text/plain"])
+        results = self.contents("execute_result")
+        assert len(results) == 1, [(msg["msg_type"], msg["content"]) for msg in self.messages]
+        return str(results[0]["data"]["text/plain"])
 
     @property
     def error(self) -> Json:

@@ -124,3 +124,18 @@ def test_forged_reply_ends_its_cell_with_an_error(front_end: FrontEnd) -> None:
     assert cell.status == "error"
     assert "broken" in cell.reply["evalue"]
     assert front_end.run("1 + 1").result == "2"
+
+
+@pytest.mark.parametrize("options", [("--Guard.max_message_size=1000000",), ()])
+def test_a_message_that_is_too_large_is_told_and_the_sandbox_goes_on(tmp_path: Path, options: tuple[str, ...]) -> None:
+    size = 3_000_000 if options else 300_000_000
+    with running(tmp_path, *options) as kernel:
+        front_end = kernel.front_end()
+        cell = front_end.run(f"from IPython.display import display\ndisplay('x' * {size}); kept = 1")
+        (notice,) = (content["data"]["text/plain"] for content in cell.contents("display_data"))
+        assert "was dropped" in notice
+        assert "Guard.max_message_size" in notice
+        asked = front_end.cell("kept", user_expressions={"large": f"'x' * {size}"})
+        front_end.finish(asked)
+        assert "Guard.max_message_size" in asked.reply["evalue"]
+        assert front_end.run("kept").result == "1"

@@ -235,6 +235,9 @@ class Deaf:
     def on_message(self, parts: list[Buffer]) -> None:
         pass
 
+    def on_excess(self, parts: list[Buffer], size: int) -> None:
+        pass
+
     def on_ready(self) -> None:
         pass
 

@@ -203,6 +203,16 @@ async def test_changes_outlive_the_sandbox_and_applied_ones_do_not_hide_the_host
         )
 
 
+async def test_a_sandbox_that_was_begun_before_its_notebook_was_told_shows_what_was_kept(
+    folder: Path, started: Start
+) -> None:
+    async with started(told="/one.ipynb") as (sandbox, inside):
+        await inside.run("open('one', 'w')")
+    async with started(told="/one.ipynb") as (sandbox, inside):
+        assert "were not applied" in sandbox.greeting()
+        assert await inside.run("import os; result = os.path.exists('one')") is True
+
+
 async def test_two_sandboxes_of_one_folder_have_a_layer_each(folder: Path, started: Start) -> None:
     async with started() as (first, inside), started() as (second, other):
         await inside.run("open('one', 'w')")

@@ -15,13 +15,19 @@ from .local_stub import Inside, StubProvider, start
 
 
 @asynccontextmanager
-async def shown(kept: Path, mode: str = "overlay", **options: Any) -> AsyncIterator[tuple[LocalSandbox, Inside]]:
+async def shown(
+    kept: Path, mode: str = "overlay", *, told: str = "", **options: Any
+) -> AsyncIterator[tuple[LocalSandbox, Inside]]:
     """Give a sandbox that shows the working directory, with its layers in ``kept``.
 
-    The options are those of Workspace, but ``bubblewrap`` and ``limits``, which are the provider's.
+    The options are those of Workspace, but ``bubblewrap`` and ``limits``, which are the provider's. ``told`` is a
+    notebook's file that somebody tells when the sandbox was already begun.
     """
     provider = StubProvider(bubblewrap=options.pop("bubblewrap", ""), **options.pop("limits", {}))
     provider.workspace = Workspace(mode=mode, **{"layers": str(kept), **options})
+    if told:
+        provider.prepare()
+        provider.belongs_to(told)
     sandbox, inside = await start(provider)
     try:
         yield sandbox, inside

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_kernel.link import protocol
-from sandbox_kernel.link.protocol import FRAME_SIZE, Link, LinkError, LinkState, Message, Opened
+from sandbox_kernel.link.protocol import FRAME_SIZE, Excess, Link, LinkError, LinkState, Message, Opened
 
 
 class Wire:
@@ -209,6 +209,38 @@ def test_an_announced_size_over_the_limit_fails_the_link() -> None:
     peer.send([bytes(4 * FRAME_SIZE)])
     with pytest.raises(LinkError, match="bytes"):
         small.receive(memoryview(b"".join(bytes(buffer) for buffer in peer.data_to_send())))
+
+
+@pytest.mark.parametrize("cut", [None, 1000, FRAME_SIZE + 500])
+def test_a_message_over_what_is_taken_is_dropped_and_told(cut: int | None) -> None:
+    link, peer = Link(bytes(16), max_received=3 * FRAME_SIZE), Link(bytes(15) + b"p")
+
+    def connect() -> None:
+        link.connect()
+        peer.connect()
+        peer.receive(memoryview(b"".join(link.data_to_send())))
+        link.receive(memoryview(b"".join(peer.data_to_send())))
+
+    connect()
+    for content in (bytes(4 * FRAME_SIZE), bytes(2 * FRAME_SIZE)):
+        peer.send([b"kind", b"topic", content])
+    events = []
+    sent = b"".join(bytes(buffer) for buffer in peer.data_to_send(100 * FRAME_SIZE))
+    if cut is not None:
+        events += link.receive(memoryview(sent[:cut]))
+        link.disconnect()
+        peer.disconnect()
+        connect()
+        sent = b"".join(bytes(buffer) for buffer in peer.data_to_send(100 * FRAME_SIZE))
+    for start in range(0, len(sent), 10_000):
+        events += link.receive(memoryview(sent[start : start + 10_000]))
+        assert max(len(queue.body) for queue in link._assembly.values()) < 3 * FRAME_SIZE
+    excess, message = events
+    assert isinstance(excess, Excess)
+    assert excess.parts == [b"kind", b"topic"]
+    assert excess.size > 4 * FRAME_SIZE
+    assert isinstance(message, Message)
+    assert len(message.parts[2]) == 2 * FRAME_SIZE
 
 
 def test_a_message_that_a_link_cannot_carry_is_refused_where_it_is_sent() -> None:

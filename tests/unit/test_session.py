@@ -42,6 +42,9 @@ class Listener:
     def on_message(self, parts: list[Buffer]) -> None:
         pass
 
+    def on_excess(self, parts: list[Buffer], size: int) -> None:
+        pass
+
     def on_ready(self) -> None:
         self.ready += 1
         self.changed.set()

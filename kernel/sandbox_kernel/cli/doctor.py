@@ -63,6 +63,9 @@ class _Nobody:
     def on_message(self, parts: list[Any]) -> None:
         """Nothing comes."""
 
+    def on_excess(self, parts: list[Any], size: int) -> None:
+        """Nothing comes."""
+
     def on_ready(self) -> None:
         """Nothing starts."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, validate
 from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
-from sandbox_kernel.errors import ConfigurationError
+from sandbox_kernel.errors import ConfigurationError, InvocationError
 from sandbox_kernel.link.protocol import Buffer
 
 from . import messages
@@ -121,6 +121,11 @@ class Guard(Configurable):
         ]
         return f"on; also allowed: {'; '.join(added)}" if added else "on"
 
+    @property
+    def largest(self) -> int:
+        """Bytes that a message may have at most; 0 for any number."""
+        return 0 if self.trusted_output else self.max_message_size
+
     # ---- the parts, made when they are needed
 
     @cached_property
@@ -155,6 +160,25 @@ class Guard(Configurable):
         except BROKEN:
             self.dropped += 1
             return None
+
+    def excess(self, size: int, parts: Sequence[Buffer]) -> None:
+        """Tell of an output of ``size`` bytes that was dropped before it was here; ``parts`` are its first two."""
+        try:
+            header, parent = parse(parts[0]).content, parse(parts[1]).content
+            messages.check_header(header, parts[0])
+            messages.check_parent(parent, parts[1])
+        except BROKEN:
+            pass
+        else:
+            cell = self._cells.of(str(parent.get("msg_id", "")))
+            self._note(cell, cell.excess(size, self._limits), parent)
+        self.dropped += 1
+
+    def too_large(self, size: int) -> InvocationError:
+        """Return the error of a request whose reply, of ``size`` bytes, was dropped before it was here."""
+        return InvocationError(
+            f"The sandbox's answer was dropped: its {size} bytes are more than {self.largest} (Guard.max_message_size)."
+        )
 
     def _checked_output(self, message: list[Buffer], header: Json, parent: Json) -> list[Buffer] | None:
         msg_type = header["msg_type"]

@@ -320,6 +320,14 @@ class Client:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
             self.session.log.write("output_dropped", level="debug", error=repr(exc))
 
+    def on_excess(self, parts: list[Buffer], size: int) -> None:
+        """Tell what became of a message that was too large."""
+        kind = bytes(parts[0][:1]) if parts else b""
+        if kind == envelope.IOPUB:
+            self.session.guard.excess(size, parts[2:])
+        elif kind == envelope.SHELL and (cell := self._current) is not None:
+            self._end(cell, self.session.guard.too_large(size))
+
     def _take_message(self, parts: list[Buffer]) -> None:
         kind = bytes(parts[0][:1])
         if kind == envelope.IOPUB:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .protocol import Buffer, Link, LinkError, Message
+from .protocol import Buffer, Excess, Link, LinkError, Message
 from .transport import Receiver, Transport
 
 OnMessage = Callable[[list[Buffer]], None]
+OnExcess = Callable[[list[Buffer], int], None]
 OnLost = Callable[[str], None]
 
 
 class LinkChannel(Receiver):
-    """A link in use: messages in by `send`, out by ``on_message``; ``on_lost`` when its transport ends or it fails."""
+    """A link in use: messages in by `send`, out by ``on_message``; ``on_lost`` when its transport ends or it fails.
 
-    def __init__(self, link: Link, on_message: OnMessage, on_lost: OnLost) -> None:
+    ``on_excess`` gets the first parts, and the size in bytes, of a message that was too large.
+    """
+
+    def __init__(self, link: Link, on_message: OnMessage, on_excess: OnExcess, on_lost: OnLost) -> None:
         self._link = link
         self._on_message = on_message
+        self._on_excess = on_excess
         self._on_lost = on_lost
         self._transport: Transport | None = None
         self._writable = False
@@ -73,6 +78,8 @@ class LinkChannel(Receiver):
                     return
                 if isinstance(event, Message):
                     self._on_message(event.parts)
+                elif isinstance(event, Excess):
+                    self._on_excess(event.parts, event.size)
         finally:
             self._receiving = False
         self._flush()

@@ -74,7 +74,15 @@ class Message(NamedTuple):
     urgent: bool
 
 
-Event = Union[Opened, Message]
+class Excess(NamedTuple):
+    """A message that was larger than is taken here, and was dropped: those of its parts that its first frame held."""
+
+    parts: list[Buffer]
+    size: int
+    """Bytes of the whole message."""
+
+
+Event = Union[Opened, Message, Excess]
 
 
 class _Frame(NamedTuple):
@@ -86,22 +94,59 @@ class _Frame(NamedTuple):
 class _Assembly:
     """A message of one queue that has not arrived whole."""
 
-    __slots__ = ("body", "started", "total")
+    __slots__ = ("body", "kept", "size", "started", "total")
 
     def __init__(self) -> None:
         self.body = bytearray()
         self.started = False
         self.total = 0
+        self.size = 0
+        """Bytes that arrived."""
+        self.kept = 0
+        """Bytes of `body` that are kept of a message that is too large; 0 for others."""
+
+    def begin(self, max_message: int, max_received: int) -> None:
+        """The first frame is in `body`."""
+        self.started = True
+        self.total = _announced_size(self.body)
+        if self.total > max_message:
+            raise LinkError(f"a message of {self.total} bytes")
+        if self.total > max_received:
+            self.kept = len(self.body)
+
+    def take(self, size: int) -> None:
+        """A frame of ``size`` bytes is in `body`."""
+        self.size += size
+        if self.size > self.total:
+            raise LinkError("a message longer than it said")
+        if self.kept:
+            del self.body[self.kept :]
+
+    def finish(self, *, urgent: bool) -> Message | Excess:
+        """Return what all frames together are."""
+        if self.size != self.total:
+            raise LinkError("a message shorter than it said")
+        if self.kept:
+            return Excess(_decode_head(self.body), self.total)
+        return Message(_decode_large(self.body), urgent)
 
 
 class Link:
     """One end of a link.
 
     ``link_id`` (16 bytes) names this end's life: a peer that comes back with another one has lost its state, and
-    `receive` raises LinkError.
+    `receive` raises LinkError. A message that arrives and has more than ``max_received`` bytes is dropped, which an
+    `Excess` tells.
     """
 
-    def __init__(self, link_id: bytes, *, window: int = WINDOW, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(
+        self,
+        link_id: bytes,
+        *,
+        window: int = WINDOW,
+        max_message: int = MAX_MESSAGE,
+        max_received: int = MAX_MESSAGE,
+    ) -> None:
         if len(link_id) != 16:
             raise ValueError("a link id has 16 bytes")
         self.state = LinkState.DISCONNECTED
@@ -109,6 +154,7 @@ class Link:
         self._link_id = link_id
         self._window = window
         self._max_message = max_message
+        self._max_received = max_received
         # Sending.
         self._urgent: deque[list[Buffer]] = deque()
         self._bulk: deque[list[Buffer]] = deque()
@@ -374,15 +420,11 @@ class Link:
             return
         assembly.body += chunk
         if flags & _FIRST:
-            assembly.started = True
-            assembly.total = _announced_size(assembly.body)
-            if assembly.total > self._max_message:
-                raise LinkError(f"a message of {assembly.total} bytes")
-        if len(assembly.body) > assembly.total:
-            raise LinkError("a message longer than it said")
+            assembly.begin(self._max_message, self._max_received)
+        assembly.take(size)
         if flags & _LAST:
             self._assembly[urgent] = _Assembly()
-            events.append(Message(_decode_large(assembly.body), urgent))
+            events.append(assembly.finish(urgent=urgent))
 
     def _greeted(self, body: bytes) -> Opened:
         magic, version, peer_id, window = _HELLO_BODY.unpack(body)
@@ -505,6 +547,16 @@ def _decode_large(body: bytearray) -> list[Buffer]:
         part = view[position : position + length]
         parts.append(bytes(part) if length <= SMALL else part)
         position += length
-    if position != len(body):
-        raise LinkError("a message of another length than it said")
+    return parts
+
+
+def _decode_head(body: bytearray) -> list[Buffer]:
+    """Return the parts that the beginning of a message holds whole."""
+    lengths, position = _lengths(body)
+    parts: list[Buffer] = []
+    for length in lengths:
+        if position + length > len(body):
+            break
+        parts.append(bytes(body[position : position + length]))
+        position += length
     return parts

@@ -242,10 +242,14 @@ class LocalProvider(Provider):
 
     def belongs_to(self, notebook: str) -> bool:
         try:
-            return self.notebook.belongs_to(notebook)
+            renewed = self.notebook.belongs_to(notebook)
         except ConfigurationError:
             # The first cell says it.
             return False
+        if renewed:
+            # It was begun with the layer that is not the notebook's.
+            self.abandon()
+        return renewed
 
     def host_python(self) -> str:
         return self._examined().python

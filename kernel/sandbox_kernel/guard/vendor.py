@@ -42,7 +42,8 @@ def check_plotly(figure: object) -> None:
     if any(trace.get("type") in _MAPS for trace in _traces(figure)):
         raise RefusedError("a map is fetched from another host")
     for key, text in strings(figure):
-        if key in _PLOTLY_LOADERS and _REMOTE.match(text) and not _DATA.match(text):
+        # What buttons and sliders change is named by its path: `images[0].source`.
+        if key.rpartition(".")[2] in _PLOTLY_LOADERS and _REMOTE.match(text) and not _DATA.match(text):
             raise RefusedError("it loads from another host")
 
 
@@ -56,7 +57,9 @@ def _traces(figure: object) -> Iterator[dict[str, Any]]:
 
 
 def check_vega(spec: object) -> None:
-    """Raise RefusedError if drawing the chart would load something."""
+    """Raise RefusedError if drawing the chart would load something, or if it is only the address of one."""
+    if not isinstance(spec, dict):
+        raise RefusedError("no chart")
     for key, text in strings(spec):
         if text in _VEGA_LOADERS or key in _VEGA_LOADERS or _VEGA_PICTURES.search(text):
             raise RefusedError("it may load from another host")

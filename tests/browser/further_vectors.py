@@ -130,6 +130,17 @@ OTHER: dict[str, tuple[str, frozenset[str]]] = {
         ),
         FETCH,
     ),
+    "vega-tooltip": (
+        (
+            "spec = {'$schema': 'https://vega.github.io/schema/vega-lite/v5.json', 'width': 300, 'height': 200,"
+            "'data': {'values': [{'k': 'im~age', 'v': '@URL@/tip.png'.replace('://', '~://')}]}, 'transform': ["
+            "{'calculate': \"replace(datum.k, '~', '')\", 'as': 'k2'}, {'calculate': \"replace(datum.v, '~', '')\", 'as': 'v2'},"
+            "{'pivot': 'k2', 'value': 'v2', 'op': 'max'}], 'mark': {'type': 'rect', 'tooltip': {'content': 'data'}},"
+            "'encoding': {'x': {'value': 0}, 'x2': {'value': 300}, 'y': {'value': 0}, 'y2': {'value': 200}}}\n"
+            "show({'application/vnd.vegalite.v5+json': spec, 'text/plain': 'x'})"
+        ),
+        FETCH,
+    ),
     "vega-schema": (
         (
             "show({'application/vnd.vegalite.v5+json': {'$schema': '@URL@/schema.json',"

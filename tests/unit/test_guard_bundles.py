@@ -449,8 +449,9 @@ def test_charts_that_are_addresses_are_not_shown(chart: object) -> None:
     assert "application/vnd.vegalite.v5+json" not in clean({"application/vnd.vegalite.v5+json": chart}).data
 
 
-def test_what_a_plots_buttons_would_load_is_refused() -> None:
-    button = {"method": "relayout", "args": [{"images[0].source": "https://e.example/x.png"}]}
+@pytest.mark.parametrize("change", [{"images[0].source": "https://e.example/x.png"}, {"type": "scattergeo"}])
+def test_what_a_plots_buttons_would_load_is_refused(change: Json) -> None:
+    button = {"method": "update", "args": [change]}
     figure = {"data": [], "layout": {"updatemenus": [{"buttons": [button]}]}}
     assert "application/vnd.plotly.v1+json" not in clean({"application/vnd.plotly.v1+json": figure}).data
 
@@ -459,3 +460,14 @@ def test_a_widgets_view_is_named_by_an_id() -> None:
     mime = "application/vnd.jupyter.widget-view+json"
     assert mime not in clean({mime: {"model_id": "</script><img src=x onerror=y>"}}).data
     assert mime in clean({mime: {"model_id": "0c1d2e", "version_major": 2}}).data
+
+
+def test_charts_whose_tooltips_could_name_a_picture_are_not_shown() -> None:
+    mime = "application/vnd.vegalite.v5+json"
+    pivot = {"mark": {"type": "rect", "tooltip": {"content": "data"}}, "transform": [{"pivot": "k", "value": "v"}]}
+    by_expression = {**pivot, "mark": {"type": "rect", "tooltip": {"expr": "datum"}}}
+    computed = {"transform": [{"calculate": "1", "as": {"signal": "'im' + 'age'"}}]}
+    for chart in (pivot, by_expression, computed):
+        assert mime not in clean({mime: chart}).data
+    named = {**pivot, "mark": "rect", "encoding": {"tooltip": [{"field": "a"}]}, "params": [{"expr": "datum.a > 1"}]}
+    assert mime in clean({mime: named}).data

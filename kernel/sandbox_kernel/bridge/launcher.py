@@ -70,6 +70,8 @@ def main() -> None:
             super().init_iopub(context)
             context.sockopts.clear()
 
+    from zmq.utils import garbage
+
     app = Application.instance()
     # It ends with the bridge, also where no namespace ends it.
     app.parent_handle = os.getppid()
@@ -78,6 +80,8 @@ def main() -> None:
     serve_beside_cells(app.kernel)
     app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
     app.kernel.shell_handlers["sandbox_count_request"] = lambda *request: set_count(app.kernel, request[2])
+    # pyzmq's thread that learns of what was sent. The first flush needs it; so cells see no thread come from nowhere.
+    garbage.gc.start()
     # Made by its first user, which must be this thread: a request for a subshell may already be waiting.
     getattr(getattr(app, "shell_channel_thread", None), "manager", None)
     # As if all that had just been looked through; else the first allocation looks, before anybody is served.

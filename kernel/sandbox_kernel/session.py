@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from traitlets import Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
 from .bridge_events import Died, Finished, Operation, Output, Ready, read_event
+from .cell_memory import CellMemory
 from .errors import (
     InvocationError,
     SandboxConnectionError,
@@ -45,6 +46,8 @@ from .shell_command import ShellCommand
 
 if TYPE_CHECKING:
     from .workspace.patterns import Patterns
+
+T = TypeVar("T")
 
 CLOSE_TIMEOUT = 0.5
 """Seconds that a closing session waits for what it does in the background."""
@@ -137,6 +140,9 @@ class SandboxSession(Configurable):
         self._provider = provider or create_provider(self.provider, self.config)
         self.guard = Guard(self._provider.name, config=config)
         """What of the sandbox's output may reach a front end."""
+        self.cells = CellMemory()
+        """The last cells that people ran."""
+        self._companions: dict[Callable[[SandboxSession], Any], Any] = {}
         policy = RetryPolicy(self.start_attempts, self.retry_delay, self.retry_longest_delay, self.retry_jitter)
         self._retry = Retry(policy, sleep)
         self._state = State.INACTIVE
@@ -200,6 +206,13 @@ class SandboxSession(Configurable):
         """The running sandbox's files."""
         own = self._sandbox.files if self._sandbox else None
         return own or self._link_files
+
+    def companion(self, make: Callable[[SandboxSession], T]) -> T:
+        """Return what a family of commands keeps as long as this session lives, made by its first use."""
+        if make not in self._companions:
+            self._companions[make] = make(self)
+        found: T = self._companions[make]
+        return found
 
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""

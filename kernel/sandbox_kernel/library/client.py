@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sandbox_kernel.cell_clock import CellClock
+from sandbox_kernel.cell_memory import run_cell
 from sandbox_kernel.errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTimeoutError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.link import envelope
@@ -117,6 +118,11 @@ class Cell:
         """Take the reply's content; return whether the cell is done."""
         self._reply = content
         return self._idle
+
+    @property
+    def failure(self) -> Json | None:
+        """The reply's content, if it tells of an exception."""
+        return self._reply if self._reply is not None and self._reply.get("status") == "error" else None
 
     def take_idle(self) -> bool:
         """Take the idle status; return whether the cell is done."""
@@ -252,6 +258,8 @@ class Client:
         self._current = None
         self._question = b""
         cell.finish(error)
+        if cell.began and not cell.hidden:
+            self.session.cells.add(run_cell(cell.code, cell.finished - cell.began, cell.failure))
         self._log("cell_ended", cell, error=str(error or ""))
         self.look_again()
         self._advance()

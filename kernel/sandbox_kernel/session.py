@@ -55,6 +55,8 @@ AWAKE_AFTER = 0.05
 """Seconds after a resume in which a signal may still find threads stopped."""
 TELL_TIMEOUT = 5.0
 """Seconds that the inner kernel has to say which of the new packages it had imported."""
+MAX_DESCRIPTION = 512 * 1024
+"""Bytes of what the sandbox says of its variables."""
 MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
 MAX_LIVES, LIVES_PERIOD = 20, 60.0
@@ -695,6 +697,25 @@ class SandboxSession(Configurable):
                 # It is stopped in a debugger, or was just ended; it looks for packages by itself when it goes on.
                 ended = {}
         return {**said, "imported": ended.get("imported", [])}
+
+    async def describe(self, **request: object) -> dict[str, Any]:
+        """Return what bridge/describing.py answers to a request, of whatever shape it is: a cell may have answered.
+
+        Raises InvocationError where no answer comes in time, or none that can be read, and SandboxConnectionError where
+        no sandbox is running.
+        """
+        with self._operations.begun("describe", request=request) as operation:
+            try:
+                _, data = await asyncio.wait_for(operation.last(), TELL_TIMEOUT)
+            except asyncio.TimeoutError:
+                raise InvocationError("The sandbox did not say in time what it has.", **self._ids()) from None
+        try:
+            answer = json.loads(bytes(data)) if len(data) <= MAX_DESCRIPTION else None
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or "failed" in answer:
+            raise InvocationError("The sandbox could not say what it has.", **self._ids())
+        return answer
 
     async def _run_packages(self, *arguments: str) -> dict[str, Any]:
         command = self._run("packages", arguments=arguments)

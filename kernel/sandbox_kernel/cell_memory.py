@@ -23,6 +23,8 @@ class RunCell:
     code: str
     seconds: float
     """From its beginning to its end."""
+    number: int = 0
+    """In [number]; 0 where that is not known."""
     error: str = ""
     """The exception's name; "" if the cell ended well."""
     message: str = ""
@@ -35,17 +37,20 @@ class RunCell:
         return bool(self.error)
 
 
-def run_cell(code: str, seconds: float, error: Mapping[str, object] | None) -> RunCell:
-    """Make a record from what an `error` message, or a reply, says; bounded."""
-    if error is None:
-        return RunCell(code[:MAX_CODE], seconds)
-    lines = error.get("traceback")
+def run_cell(code: str, seconds: float, reply: Mapping[str, object]) -> RunCell:
+    """Make a record from the content of a cell's reply, which may hold anything."""
+    count = reply.get("execution_count")
+    number = count if isinstance(count, int) and 0 <= count < 1 << 31 else 0
+    if reply.get("status") != "error" and "ename" not in reply:
+        return RunCell(code[:MAX_CODE], seconds, number)
+    lines = reply.get("traceback")
     text = "\n".join(str(line) for line in lines) if isinstance(lines, (list, tuple)) else ""
     return RunCell(
         code[:MAX_CODE],
         seconds,
-        str(error.get("ename", ""))[:200] or "Error",
-        str(error.get("evalue", ""))[:2000],
+        number,
+        str(reply.get("ename", ""))[:200] or "Error",
+        str(reply.get("evalue", ""))[:2000],
         _COLOURS.sub("", text)[-MAX_TRACEBACK:],
     )
 

@@ -542,19 +542,19 @@ class Kernel:
         if request.payloads:
             content["payload"] = [*content.get("payload", []), *request.payloads]
             message = [*message[:3], json.dumps(content).encode(), *message[4:]]
-        self._note_end(request, content if content.get("status") == "error" else None)
+        self._note_end(request, content)
         if content.get("status") == "error" and request.stop_on_error and request.subshell is None:
             self._abort_waiting()
             self._settling = None if request.idle else request
         return message
 
-    def _note_end(self, request: Request, error: Json | None) -> None:
+    def _note_end(self, request: Request, reply: Json) -> None:
         """Remember once what became of a cell's code; who put that there shows it before the cell has ended."""
         if request.ended or not (request.is_cell and request.counts):
             return
         request.ended = True
         seconds = time.monotonic() - request.began if request.began else 0.0
-        cell = run_cell(request.code, seconds, error)
+        cell = run_cell(request.code, seconds, reply)
         if request.began:
             self.session.cells.add(cell)
         if request.on_ended is not None:

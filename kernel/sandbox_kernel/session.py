@@ -55,6 +55,7 @@ AWAKE_AFTER = 0.05
 """Seconds after a resume in which a signal may still find threads stopped."""
 TELL_TIMEOUT = 5.0
 """Seconds that the inner kernel has to say which of the new packages it had imported."""
+MAX_UPLOADED = 100
 MAX_DESCRIPTION = 512 * 1024
 """Bytes of what the sandbox says of its variables."""
 MAX_DEATHS = 3
@@ -144,6 +145,8 @@ class SandboxSession(Configurable):
         """What of the sandbox's output may reach a front end."""
         self.cells = CellMemory()
         """The last cells that people ran."""
+        self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
+        """The last files that were uploaded, by their paths in the sandbox."""
         self._companions: dict[Callable[[SandboxSession], Any], Any] = {}
         policy = RetryPolicy(self.start_attempts, self.retry_delay, self.retry_longest_delay, self.retry_jitter)
         self._retry = Retry(policy, sleep)

@@ -1,8 +1,8 @@
 """Describes what code that is to be written here could use: variables, packages, and what given code lacks.
 
-Imported by launcher.py, so it imports nothing of ours, and nothing that the kernel does not have anyway. It answers beside
-a running cell, on the control thread. Of values it tells types, sizes, columns and names of parameters; texts and numbers
-only where it was asked for values.
+Imported by launcher.py, so it imports nothing of ours, and nothing that the kernel does not have anyway. It answers
+beside a running cell, on the control thread. Of values it tells types, sizes, columns and names of parameters; texts
+and numbers only where it was asked for values.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ MAX_TIME = 0.5
 """Seconds of looking at variables; what was not looked at then is told by name and type."""
 MAX_ROWS = 3
 PACKAGES = (
-    "altair bokeh bs4 cv2 dask duckdb geopandas httpx ipywidgets lxml matplotlib networkx nltk numpy openpyxl pandas PIL "
-    "plotly polars pyarrow requests scipy seaborn sklearn spacy sqlalchemy statsmodels sympy torch tqdm transformers xgboost"
+    "altair bokeh bs4 cv2 dask duckdb geopandas httpx ipywidgets lxml matplotlib networkx nltk numpy openpyxl pandas "
+    "PIL plotly polars pyarrow requests scipy seaborn sklearn spacy sqlalchemy statsmodels sympy torch tqdm "
+    "transformers xgboost"
 ).split()
 """What people ask for. That one is there is found without importing it."""
 SKIPPED = {"In", "Out", "exit", "quit", "get_ipython", "open"}
@@ -115,7 +116,7 @@ def detail_of(value: Any, *, values: bool) -> str:
     return "; ".join(part for part in (detail, shown) if part)
 
 
-def shape_of(value: Any) -> str:
+def shape_of(value: Any) -> str:  # noqa: PLR0911 - one for each kind of value
     """Return size, columns or parameters of a value."""
     kind = type(value)
     if kind.__name__ in FRAMES and hasattr(value, "columns"):

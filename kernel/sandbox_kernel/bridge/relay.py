@@ -197,7 +197,7 @@ class Bridge:
         large = any(len(part) > SMALL for part in parts)
         sock.send_multipart([kind[1:], DELIMITER, b"", *parts[1:]], copy=not large)
 
-    def _on_command(self, command: dict[str, Any]) -> None:
+    def _on_command(self, command: dict[str, Any]) -> None:  # noqa: C901 - a table of commands
         match command["op"]:
             case "interrupt":
                 self._interrupt()

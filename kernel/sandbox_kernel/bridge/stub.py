@@ -16,9 +16,14 @@ COMMANDS = {
     "diff": ("--stat",),
     "discard": (),
     "download": ("--to",),
+    "explain": ("--model", "--no-context", "--show-context"),
     "files": (),
+    "fix": ("--run", "--model", "--no-context", "--show-context"),
+    "forget": (),
     "help": (),
+    "history": ("--show",),
     "install": ("--requirement",),
+    "models": ("--check",),
     "pause": (),
     "pull": (),
     "push": (),
@@ -32,7 +37,7 @@ COMMANDS = {
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
 
-CELL_COMMANDS: dict[str, tuple[str, ...]] = {}
+CELL_COMMANDS = {"generate": ("--run", "--model", "--no-context", "--show-context")}
 """The same for `%%sandbox NAME` cells."""
 
 WITH_FILES = {"apply", "diff", "discard", "download", "files", "upload"}

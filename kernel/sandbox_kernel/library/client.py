@@ -120,9 +120,9 @@ class Cell:
         return self._idle
 
     @property
-    def failure(self) -> Json | None:
-        """The reply's content, if it tells of an exception."""
-        return self._reply if self._reply is not None and self._reply.get("status") == "error" else None
+    def reply(self) -> Json:
+        """The reply's content; empty where none came."""
+        return self._reply or {}
 
     def take_idle(self) -> bool:
         """Take the idle status; return whether the cell is done."""
@@ -259,7 +259,7 @@ class Client:
         self._question = b""
         cell.finish(error)
         if cell.began and not cell.hidden:
-            self.session.cells.add(run_cell(cell.code, cell.finished - cell.began, cell.failure))
+            self.session.cells.add(run_cell(cell.code, cell.finished - cell.began, cell.reply))
         self._log("cell_ended", cell, error=str(error or ""))
         self.look_again()
         self._advance()

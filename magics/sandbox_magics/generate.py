@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from argparse import Namespace
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ class _Request:
         await self._confirm(generator)
         with AnswerView(self._context) as view:
             answered = await self._ask(generator, view, SYSTEM, request, known)
-            answer = read_answer(view.text)
+            answer = await asyncio.to_thread(read_answer, view.text)
             generator.conversation.add(generator.clean(request), view.text)
             number = await generator.keep(self._name, self._wish, answer, answered)
             if not answer.code:

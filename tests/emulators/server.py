@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import sys
 import threading
 import time
 from collections import defaultdict, deque
@@ -49,6 +50,15 @@ class Say:
 Act = Union[Refuse, Hang, Say]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that left between two requests."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Emulator:
     """Serves on a port of its own until it is closed; `plan` says what a model does next, else it answers."""
 
@@ -60,9 +70,8 @@ class Emulator:
         self.sent: list[float] = []
         """When pieces were sent, by the monotonic clock."""
         self.ended = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.emulator = self  # type: ignore[attr-defined]
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 

@@ -679,7 +679,8 @@ class Kernel:
             if request.is_cell:
                 if not request.deferred:
                     self.frontend.publish("error", content, request.header)
-                content = {**content, "execution_count": max(0, self._count - 1), "payload": [], "user_expressions": {}}
+                count, payload = max(0, self._count - 1), request.payloads
+                content = {**content, "execution_count": count, "payload": payload, "user_expressions": {}}
             self._reply(request, {"status": "error", **content})
         if not request.idle:
             self._publish_status(request, "idle")

@@ -69,7 +69,7 @@ def test_interrupt_leaves_the_notebook_usable(lab: Lab, emulator: Emulator) -> N
 def test_hostile_answer_does_not_act(lab: Lab, emulator: Emulator) -> None:
     act = "document.title='owned'"
     emulator.plan(
-        "emulated", Say(f'<img src="x" onerror="{act}"><script>{act}</script>\n\n<b onclick="{act}">words</b>')
+        "emulated", Say(f'<img src="x" onerror="{act}"><script>{act}</script>\n\n<b onclick="{act}">press me</b>')
     )
     notebook = lab.open_notebook("%%sandbox generate\nplot")
     notebook.cell(0).run().expect_output("press me").expect_output("There is no code in this answer.")

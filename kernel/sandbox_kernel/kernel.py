@@ -558,7 +558,10 @@ class Kernel:
         if request.began:
             self.session.cells.add(cell)
         if request.on_ended is not None:
-            request.on_ended(cell)
+            try:
+                request.on_ended(cell)
+            except Exception as exc:  # noqa: BLE001 - the edge: a command's own fault must not cost the cell its reply
+                self.session.log.write("command_failed", level="error", error=repr(exc)[:200])
 
     def _counted(self, execution_count: object) -> None:
         if isinstance(execution_count, int) and 0 <= execution_count < 1 << 53:

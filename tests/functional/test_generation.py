@@ -236,6 +236,12 @@ def test_sending_is_asked_for_once(shared: Desk, tmp_path: Path) -> None:
         assert front_end.run("%%sandbox generate\nplot", allow_stdin=False).status == "ok"
 
 
+def test_first_cell_of_a_notebook_waits_for_the_sandbox(shared: Desk, tmp_path: Path) -> None:
+    (tmp_path / "cities.csv").write_text(CSV)
+    with desk(tmp_path, shared.bedrock, shared.openai) as fresh:
+        assert fresh.generate("sum cities.csv", "--run").stream() == "sum 26\n"
+
+
 # ---- models
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -40,6 +40,7 @@ class Session:
 
     state = State.ACTIVE
     uploaded: tuple[str, ...] = ()
+    offers: tuple[Callable[[], list[str]], ...] = ()
 
     def __init__(self, answer: Any, files: Files | None = None) -> None:
         self._answer = answer
@@ -83,6 +84,15 @@ async def test_sandbox_that_does_not_answer_is_told_of() -> None:
     session = Session({})
     session.state = State.PAUSED
     assert "no sandbox is running" in (await known(session)).unknown
+
+
+async def test_tools_are_told_and_bounded() -> None:
+    session = Session({})
+    session.offers = (lambda: ["tools.search(query): finds pages\n# The request", *["x" * 1000] * 1000],)
+    text = (await known(session)).text(60_000)
+    assert "- tools.search(query): finds pages # The request\n" in text
+    assert text.count("\n- ") == 50
+    assert len((await known(session)).text(2000)) <= 2000
 
 
 async def test_endless_lists_and_files_end() -> None:

@@ -19,6 +19,9 @@ from .text import fenced, one_line
 
 MAX_VARIABLES = 100
 MAX_FILES = 100
+MAX_TOOLS = 50
+MAX_TOOL = 300
+"""Characters of what is told of a tool."""
 MAX_CELLS = 6
 MAX_CELL = 4000
 """Characters of a cell, or of a traceback, that are sent."""
@@ -59,6 +62,8 @@ class NotebookContext:
 
     python: str = ""
     packages: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    """What code can call besides, a line each."""
     variables: tuple[Variable, ...] = ()
     files: tuple[str, ...] = ()
     heads: tuple[Head, ...] = ()
@@ -91,6 +96,8 @@ class NotebookContext:
             return replace(self, variables=self.variables[: len(self.variables) // 2])
         if self.heads:
             return replace(self, heads=self.heads[:-1])
+        if self.tools:
+            return replace(self, tools=self.tools[: len(self.tools) // 2])
         if self.packages or self.files or self.cells or self.variables:
             return NotebookContext(self.python, variables=self.variables[: len(self.variables) // 2])
         return None
@@ -100,7 +107,8 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
     """Ask a sandbox that runs what it has; one that does not, has nothing."""
     cells = tuple(session.cells)[-MAX_CELLS:]
     named = _named_files([prompt])
-    known = NotebookContext(cells=cells)
+    tools = [one_line(line, MAX_TOOL) for offered in session.offers for line in offered()][:MAX_TOOLS]
+    known = NotebookContext(cells=cells, tools=tuple(tools))
     if session.state is not State.ACTIVE:
         return replace(known, unknown="no sandbox is running")
     try:
@@ -201,6 +209,8 @@ def _text(context: NotebookContext) -> str:
         parts += [f"Variables and files are not known: {context.unknown}.", ""]
     if context.python:
         parts += [f"Python {context.python}. Packages that are installed: {', '.join(context.packages) or 'none'}.", ""]
+    if context.tools:
+        parts += ["## Functions that are there besides", "", *(f"- {line}" for line in context.tools), ""]
     if context.variables:
         lines = (f"- {one.name}: {one.type}" + (f"; {one.detail}" if one.detail else "") for one in context.variables)
         parts += ["## Variables, the newest first", "", *lines, ""]

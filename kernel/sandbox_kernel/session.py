@@ -146,7 +146,7 @@ class SandboxSession(Configurable):
         self.cells = CellMemory()
         """The last cells that people ran."""
         self.offers: list[Callable[[], Iterable[str]]] = []
-        """What else code in the sandbox can use: each gives lines for models, as in "tools.search(query): finds pages"."""
+        """What else code in the sandbox can use: each gives lines, as in "tools.search(query): finds pages"."""
         self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
         """The last files that were uploaded, by their paths in the sandbox."""
         self._companions: dict[Callable[[SandboxSession], Any], Any] = {}

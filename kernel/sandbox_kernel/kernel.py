@@ -540,7 +540,8 @@ class Kernel:
             content.update(answers.error(self._timeout_error()))
             message = [*message[:3], json.dumps(content).encode(), *message[4:]]
         if request.payloads:
-            content["payload"] = [*content.get("payload", []), *request.payloads]
+            payload = content.get("payload")
+            content["payload"] = [*(payload if isinstance(payload, list) else ()), *request.payloads]
             message = [*message[:3], json.dumps(content).encode(), *message[4:]]
         self._note_end(request, content)
         if content.get("status") == "error" and request.stop_on_error and request.subshell is None:

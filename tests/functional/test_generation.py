@@ -46,15 +46,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory, bedrock: Emulator, openai: 
         yield made
 
 
-@pytest.fixture
-def notebook(shared: Desk, bedrock: Emulator, openai: Emulator) -> Desk:
-    """A kernel without a conversation, and models that answer."""
-    shared.run("%sandbox restart")
-    shared.run("%sandbox forget")
+@pytest.fixture(autouse=True)
+def models(bedrock: Emulator, openai: Emulator) -> None:
+    """Models that answer, and remember nothing."""
     for emulator in (bedrock, openai):
         emulator.questions.clear()
         emulator.acts.clear()
         emulator.left.clear()
+        emulator.sent.clear()
+
+
+@pytest.fixture
+def notebook(shared: Desk) -> Desk:
+    """A kernel without a conversation."""
+    shared.run("%sandbox restart")
+    shared.run("%sandbox forget")
     return shared
 
 
@@ -326,7 +332,7 @@ def test_history_tells_what_came_of_each_request_and_survives_the_kernel(
 ) -> None:
     with desk(tmp_path, bedrock, openai) as first:
         first.run(FRAME)
-        first.generate("plot the cities", "--run")
+        assert "bedrock:first" in new_cell(first.generate("plot the cities", "--run"))
         bedrock.plan("first", Say("```python\n1/0\n```"))
         first.generate(f"divide, key {SECRETS['OPENAI_API_KEY']}", "--run")
     with desk(tmp_path, bedrock, openai) as second:

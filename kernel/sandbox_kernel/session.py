@@ -37,6 +37,7 @@ from .link import envelope
 from .link.channel import LinkChannel
 from .link.protocol import MAX_MESSAGE, Buffer, Link
 from .operations import Operations
+from .passages import Passages
 from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec, WorkspaceChanges
 from .providers.registry import create_provider, provider_name
 from .recording import Recorder
@@ -221,6 +222,11 @@ class SandboxSession(Configurable):
         found: T = self._companions[make]
         return found
 
+    @property
+    def passages(self) -> Passages:
+        """The ways for large values between this process and cells of the running sandbox."""
+        return Passages(self._operations)
+
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
         return str(self.approvals.get(action, "ask"))
@@ -237,6 +243,11 @@ class SandboxSession(Configurable):
     def ready(self) -> bool:
         """Whether an inner kernel takes requests now."""
         return self._state is State.ACTIVE and self._ready.is_set()
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return self._channel is not None and self._channel.is_receiving
 
     @property
     def info(self) -> SessionInfo:
@@ -672,7 +683,7 @@ class SandboxSession(Configurable):
         self._command_numbers += 1
         return self._command_numbers
 
-    def _send_operation(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+    def _send_operation(self, fields: dict[str, Any], data: Buffer | None, *, begins: bool) -> None:
         """Send a command of an operation, in order with its data."""
         if begins:
             self._require_running()

@@ -488,6 +488,9 @@ def test_ordinary_kernel_generates_runs_and_fixes(
         assert has_plot(plotted)
         assert "It ran, in " in shown(plotted)
         assert 'ax.bar(df["city"], df["population"])' in new_cell(plotted)
+        # What a model wrote runs in the sandbox also as a cell of its own.
+        assert new_cell(plotted).startswith("%%sandbox\n")
+        assert has_plot(plain.run(new_cell(plotted)))
         assert plain.run("%%sandbox\ndf['popluation']").error["ename"] == "KeyError"
         assert "+df['population']" in shown(plain.run("%sandbox fix"))
         shared.bedrock.plan("first", Say("words ", pause=0.01, repeat=True))

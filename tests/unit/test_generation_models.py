@@ -26,6 +26,7 @@ from sandbox_kernel.generation.models.base import (
     Text,
     reason_of,
 )
+from sandbox_kernel.generation.models.openai import OpenAIModel
 from sandbox_kernel.generation.models.registry import make_model
 from sandbox_kernel.providers.registry import MODELS
 from tests.emulators.bedrock import KEYS, bedrock
@@ -320,3 +321,9 @@ async def test_strands_class_that_is_not_there_is_told() -> None:
     model = make_model({"kind": "strands", "model_class": "no.such:Model"}, Config())
     with pytest.raises(ConfigurationError, match=r"no\.such:Model.*pip install 'sandbox-kernel\[strands\]'"):
         await answer(model)
+
+
+def test_a_service_that_repeats_its_key_does_not_show_it() -> None:
+    model = OpenAIModel()
+    model.api_key = "sk-key-of-the-tests"
+    assert "sk-key" not in str(model.error(Reason.UNAVAILABLE, "the key sk-key-of-the-tests is bad"))

@@ -163,8 +163,17 @@ def test_large_picture_is_not_parsed_but_what_stands_beside_it_is() -> None:
     content = content_of(pass_on(Guard(), "display_data", hidden))
     assert content["data"]["image/png"] == picture
     assert "onerror" not in content["data"]["text/html"].partition("srcdoc")[0]
-    breaking = raw.replace(b"AAAA", b"<'>A", 1)
-    assert "image/png" not in content_of(pass_on(Guard(), "display_data", breaking))["data"]
+    # In each of the pieces in which it is searched, and where two of them meet.
+    first = raw.index(b"AAAA")
+    for place in (first, first + SEARCHED - 1, first + SEARCHED, first + len(picture) - 2):
+        for sign in (b"<", b"'", b">", b"&"):
+            breaking = raw[:place] + sign + raw[place + 1 :]
+            assert "image/png" not in content_of(pass_on(Guard(), "display_data", breaking))["data"]
+        escaped = raw[:place] + b"\\u003c" + raw[place + 6 :] if place < first + SEARCHED + 1 else raw
+        shown = content_of(pass_on(Guard(), "display_data", escaped))["data"]
+        assert ("image/png" in shown) == (escaped is raw)
+        ended = raw[:place] + b'"' + raw[place + 1 :]
+        assert pass_on(Guard(), "display_data", ended) is None
 
 
 def test_output_is_cut_at_the_cells_bound_with_one_notice() -> None:

@@ -36,14 +36,12 @@ def argument(*flags: str, **settings: Any) -> Argument:
 
 
 @dataclass(frozen=True)
-class Command:
-    """One `%sandbox NAME …`. The first line of its docstring is what a list of the commands says of it."""
+class _Named:
+    """What has a name and a parser. The first line of its docstring is what a list of the commands says of it."""
 
     name: str
-    run: Run
+    run: Callable[..., Awaitable[None]]
     parser: Parser
-    raw: bool
-    """Whether the rest of the line is passed as it is (``arguments.text``), quotes and pipes and all."""
 
     @property
     def summary(self) -> str:
@@ -52,8 +50,17 @@ class Command:
 
     @property
     def help(self) -> str:
-        """How the command is called, and what it does."""
+        """How it is called, and what it does."""
         return self.parser.format_help().rstrip()
+
+
+@dataclass(frozen=True)
+class Command(_Named):
+    """One `%sandbox NAME …`."""
+
+    run: Run
+    raw: bool
+    """Whether the rest of the line is passed as it is (``arguments.text``), quotes and pipes and all."""
 
     def parse(self, text: str) -> argparse.Namespace:
         """Return what a line says after the command's name. Raises CommandError."""
@@ -63,22 +70,10 @@ class Command:
 
 
 @dataclass(frozen=True)
-class CellCommand:
+class CellCommand(_Named):
     """One `%%sandbox NAME …` cell."""
 
-    name: str
     run: RunCell
-    parser: Parser
-
-    @property
-    def summary(self) -> str:
-        """One sentence."""
-        return summary_of(self.run)
-
-    @property
-    def help(self) -> str:
-        """How the cell is written, and what it does."""
-        return self.parser.format_help().rstrip()
 
 
 def summary_of(run: Callable[..., object]) -> str:

@@ -6,44 +6,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .client import FrontEnd, KernelProcess, SharedKernel, kernel_environment, running
+from .client import FrontEnd, KernelProcess, kernel_environment, running
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedKernel]:
-    """A kernel for all tests after which the next cell works."""
-    kernel = SharedKernel(lambda: tmp_path_factory.mktemp("kernel"))
-    yield kernel
-    kernel.end()
-
-
-@pytest.fixture
-def notebook(shared: SharedKernel) -> Iterator[FrontEnd]:
-    """The shared kernel's front end; its sandbox is up and healthy."""
-    assert shared.front_end.run("None").status == "ok"
-    yield shared.front_end
-    shared.check()
-
-
-@pytest.fixture
-def kernel(shared: SharedKernel, notebook: FrontEnd) -> KernelProcess:
-    """The shared kernel's process."""
-    return shared.process
-
-
-@pytest.fixture
-def own_kernel(tmp_path: Path) -> Iterator[KernelProcess]:
-    """A fresh kernel for one test."""
-    with running(tmp_path) as process:
-        yield process
 
 
 def plain(error: dict[str, object]) -> str:

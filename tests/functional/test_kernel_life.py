@@ -48,12 +48,6 @@ def notebook(shared: SharedKernel) -> Iterator[FrontEnd]:
     shared.check()
 
 
-@pytest.fixture
-def kernel(shared: SharedKernel, notebook: FrontEnd) -> KernelProcess:
-    """The shared kernel's process."""
-    return shared.process
-
-
 def assert_all_lost(notebook: FrontEnd, *cells: Exchange, because: str) -> None:
     """Each cell has one error, one reply and one idle; a fresh kernel runs the next one and says so."""
     notebook.finish(*cells)

@@ -6,15 +6,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 from jupyter_client.session import Session
 
-from .client import Exchange, FrontEnd, KernelProcess, SharedKernel, running
+from .client import Exchange, FrontEnd, KernelProcess
 
 COMM_ECHO = """
 def on_open(comm, msg):
@@ -24,35 +22,6 @@ def on_open(comm, msg):
     comm.on_msg(answer)
 get_ipython().kernel.comm_manager.register_target("echo", on_open)
 """
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedKernel]:
-    """A kernel for all tests after which the next cell works."""
-    kernel = SharedKernel(lambda: tmp_path_factory.mktemp("kernel"))
-    yield kernel
-    kernel.end()
-
-
-@pytest.fixture
-def notebook(shared: SharedKernel) -> Iterator[FrontEnd]:
-    """The shared kernel's front end; its sandbox is up and healthy."""
-    assert shared.front_end.run("import time").status == "ok"
-    yield shared.front_end
-    shared.check()
-
-
-@pytest.fixture
-def kernel(shared: SharedKernel, notebook: FrontEnd) -> KernelProcess:
-    """The shared kernel's process."""
-    return shared.process
-
-
-@pytest.fixture
-def own_kernel(tmp_path: Path) -> Iterator[KernelProcess]:
-    """A fresh kernel for one test."""
-    with running(tmp_path) as process:
-        yield process
 
 
 class Running:

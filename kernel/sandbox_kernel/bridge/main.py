@@ -15,11 +15,13 @@ IMPORT_AFTER = 0.08
 def main() -> None:
     """Run the bridge until its link ends.
 
-    Arguments: ``--link-fd N`` (inherited descriptor of a connected stream socket), ``--runtime-dir FOLDER`` (private,
-    writable); the others go to the ipykernel.
+    Arguments: ``--link-fd N`` (inherited descriptor of a connected stream socket) or ``--control-fd N`` (of a socket
+    over which streams are passed, see wire.py), ``--runtime-dir FOLDER`` (private, writable); the others go to the
+    ipykernel.
     """
     options = sys.argv[1:]
-    link = int(_take(options, "--link-fd"))
+    kept = "--control-fd" in options
+    link = int(_take(options, "--control-fd" if kept else "--link-fd"))
     runtime = _take(options, "--runtime-dir")
     # A cell that inherited the link could write frames into it.
     os.set_inheritable(link, False)
@@ -28,7 +30,8 @@ def main() -> None:
     _add_site_packages()
     from sandbox_kernel.bridge.relay import Bridge
 
-    bridge = Bridge(link, inner, lambda life: InnerKernel(runtime, life, options))
+    descriptors = {"control": link} if kept else {"stream": link}
+    bridge = Bridge(inner, lambda life: InnerKernel(runtime, life, options), **descriptors)
     try:
         bridge.run()
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +16,11 @@ from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
+from sandbox_kernel.bridge.wire import Wire
 from sandbox_kernel.link import envelope
-from sandbox_kernel.link.protocol import SMALL, Buffer, Link, Message
+from sandbox_kernel.link.protocol import SMALL, Buffer
 
 DELIMITER = b"<IDS|MSG>"
-READ_SIZE = 512 * 1024
 MAX_BACKLOG = 1024 * 1024
 """Bytes that wait for the link before the bridge stops taking output from the kernel."""
 BATCH = 64
@@ -49,23 +48,18 @@ SHUTDOWN_GRACE = 1.0
 class Bridge:
     """The one loop over the link, the inner kernel's sockets, its death and running shell commands."""
 
-    def __init__(self, link: int, inner: InnerKernel, spawn: Callable[[int], InnerKernel]) -> None:
+    def __init__(
+        self, inner: InnerKernel, spawn: Callable[[int], InnerKernel], *, stream: int = -1, control: int = -1
+    ) -> None:
+        """``stream`` and ``control`` are descriptors of sockets, one of which there is (see wire.py)."""
         self._lives = 1
         self._inner = inner
         self._spawn = spawn
         # What a terminal or a cell's process group gets is not for the bridge; it ends with its link.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._context = zmq.Context()
-        self._sock = sock = socket.socket(fileno=link)
-        sock.setblocking(False)
-        self._link = Link(os.urandom(16))
-        self._link.connect()
-        self._unsent: list[Buffer] = []
-        self._buffer = memoryview(bytearray(READ_SIZE))
         self._poller = zmq.Poller()
-        self._link_fd = sock.fileno()
-        self._poller.register(self._link_fd, zmq.POLLIN)
-        self._writing = False
+        self._wire = Wire(self._poller, self._on_message, self._on_peer, stream=stream, control=control)
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
@@ -80,7 +74,6 @@ class Bridge:
         self._heard = False
         self._kernel_info = b""
         self._buried = False
-        self._ended = False
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -90,12 +83,11 @@ class Bridge:
     def run(self) -> None:
         """Serve until the link ends or breaks."""
         self._flush()
-        while not self._ended:
+        while not self._wire.ended:
             ready = dict(self._poller.poll(self._timeout()))
             if not ready:
                 self._on_time()
-            if self._link_fd in ready:
-                self._on_link(ready[self._link_fd])
+            self._wire.on_ready(ready)
             self._on_kernel(ready)
             self._on_descriptors(ready)
             if self._polling_commands:
@@ -117,63 +109,18 @@ class Bridge:
 
     # ---- the link
 
-    def _on_link(self, events: int) -> None:
-        if events & zmq.POLLOUT:
-            self._flush_unsent()
-        if not events & ~zmq.POLLOUT:
-            return
-        try:
-            count = self._sock.recv_into(self._buffer)
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self._ended = True
-            return
-        for event in self._link.receive(self._buffer[:count]):
-            if isinstance(event, Message):
-                self._on_message(event.parts)
+    def _on_peer(self) -> None:
+        """A kernel process that was not there before is told what there is."""
+        if self._inner.ready:
+            self._tell_ready()
 
     def _flush(self) -> None:
-        while not self._unsent:
-            self._unsent = self._link.data_to_send()
-            if not self._unsent:
-                break
-            self._flush_unsent()
-        self._poll_output(self._link.bulk_backlog < MAX_BACKLOG)
-
-    def _flush_unsent(self) -> None:
-        while self._unsent:
-            try:
-                sent = self._sock.sendmsg(self._unsent[:512])
-            except BlockingIOError:
-                self._poll_writable(True)
-                return
-            except OSError:
-                self._ended = True
-                return
-            self._drop_sent(sent)
-        self._poll_writable(False)
-
-    def _poll_writable(self, wanted: bool) -> None:
-        if wanted != self._writing:
-            self._writing = wanted
-            events = zmq.POLLIN | zmq.POLLOUT if wanted else zmq.POLLIN
-            self._poller.modify(self._link_fd, events)
-
-    def _drop_sent(self, sent: int) -> None:
-        for index, buffer in enumerate(self._unsent):
-            if sent < len(buffer):
-                self._unsent = self._unsent[index:]
-                self._unsent[0] = memoryview(buffer)[sent:]
-                return
-            sent -= len(buffer)
-        self._unsent = []
+        self._wire.flush()
+        self._poll_output(self._wire.link.bulk_backlog < MAX_BACKLOG)
 
     def _event(self, name: str, data: bytes = b"", *, urgent: bool = False, **fields: object) -> None:
         text = json.dumps({"event": name, **fields}).encode()
-        self._link.send([envelope.EVENT, text, data], urgent=urgent)
+        self._wire.link.send([envelope.EVENT, text, data], urgent=urgent)
 
     # ---- from the kernel process
 
@@ -354,7 +301,7 @@ class Bridge:
 
     def _pass_on(self, parts: list[Buffer], *, urgent: bool = False) -> None:
         try:
-            self._link.send(parts, urgent=urgent)
+            self._wire.link.send(parts, urgent=urgent)
         except ValueError as exc:
             self._event("dropped", reason=str(exc))
 
@@ -431,7 +378,10 @@ class Bridge:
             self._inner.ready = True
             self._ask_due = None
             self._warm_up_due = time.monotonic() + WARM_UP_AFTER
-            self._event("ready", pid=self._inner.pid, life=self._lives, python=python_version())
+            self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        self._event("ready", pid=self._inner.pid, life=self._lives, python=python_version())
 
     def _on_time(self) -> None:
         now = time.monotonic()

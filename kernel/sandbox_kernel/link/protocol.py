@@ -45,6 +45,11 @@ _COUNT = struct.Struct("!H")
 _HEADER_SIZE = _HEADER.size
 
 _HELLO, _DATA, _ACK = 1, 2, 3
+GREETING_SIZE = _HEADER_SIZE + _HELLO_BODY.size
+"""Bytes of a greeting, with which each stream begins in both directions."""
+REFUSED = b"\xff" * 16
+"""The link id with which a bridge greets a peer in whose place another one has come."""
+
 _FIRST, _LAST, _URGENT = 1, 2, 4
 
 
@@ -59,6 +64,10 @@ class LinkState(Enum):
 
 class LinkError(Exception):
     """The other end broke the protocol, or is another program than before."""
+
+
+class LinkRefusedError(LinkError):
+    """Another program has taken this one's place at the other end."""
 
 
 class Opened(NamedTuple):
@@ -430,6 +439,8 @@ class Link:
         magic, version, peer_id, window = _HELLO_BODY.unpack(body)
         if magic != MAGIC or version != VERSION:
             raise LinkError(f"the other end speaks another protocol (version {version}, ours is {VERSION})")
+        if peer_id == REFUSED:
+            raise LinkRefusedError("another kernel process uses the sandbox now")
         if self.peer_id and peer_id != self.peer_id:
             raise LinkError("the other end is not the one that was there before; its state is lost")
         self.peer_id = peer_id
@@ -498,6 +509,16 @@ class _Cutter:
         if self._index == len(pieces):
             flags |= _LAST
         return flags, size, payload
+
+
+def greeting_of(data: bytes) -> bytes:
+    """Return the link id in a greeting of `GREETING_SIZE` bytes; b"" if it is none."""
+    if len(data) != GREETING_SIZE:
+        return b""
+    kind, _, length, _, _ = _HEADER.unpack_from(data)
+    magic, version, peer_id, _ = _HELLO_BODY.unpack_from(data, _HEADER_SIZE)
+    good = kind == _HELLO and length == _HELLO_BODY.size and magic == MAGIC and version == VERSION
+    return bytes(peer_id) if good else b""
 
 
 def _encode(parts: Sequence[Buffer]) -> tuple[list[Buffer], int]:

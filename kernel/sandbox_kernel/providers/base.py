@@ -49,6 +49,8 @@ class SandboxSpec:
     """The notebook's file on this machine, where it is known."""
     directory: Path = field(default_factory=Path.cwd)
     """The notebook's folder, else the kernel process's working directory."""
+    kept: bool = False
+    """It is to outlive its stream, until whoever made it closes it or ends: `Sandbox.open_link` is called again."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class Sandbox(ABC):
     async def open_link(self) -> Transport:
         """Return a new byte stream to this sandbox's bridge.
 
-        The session calls it once after `create`, and again after each loss of the stream where the sandbox lives on.
+        The session calls it once after `create` or `connect`, and again after each loss of the stream where the sandbox
+        lives on. The bridge goes on with the peer that it knows, and begins anew with another: the newest one wins.
 
         Raises SandboxConnectionError (worth another try) or SandboxLostError (it is not).
         """

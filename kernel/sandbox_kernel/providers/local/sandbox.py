@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from signal import SIGKILL, SIGSTOP, Signals
 
-from sandbox_kernel.errors import InvocationError, SandboxError, SandboxLostError, SandboxTimeoutError
+from sandbox_kernel.errors import (
+    InvocationError,
+    SandboxConnectionError,
+    SandboxError,
+    SandboxLostError,
+    SandboxTimeoutError,
+)
 from sandbox_kernel.link.stream import SocketTransport
 from sandbox_kernel.link.transport import Transport
 from sandbox_kernel.providers.base import IsolationLevel, Sandbox
@@ -37,7 +44,10 @@ _TEMPORARY = ("dev/shm", "tmp", "home/user", "run/bridge")
 
 
 class LocalSandbox(Sandbox):
-    """Made by `LocalProvider.create`; lives as long as the kernel process at most."""
+    """Made by `LocalProvider.create`; lives as long as the process that made it at most.
+
+    One that is ``kept`` outlives its streams to the bridge, of which it may have one after the other.
+    """
 
     provider_name = "local"
     isolation = IsolationLevel.SHARED_KERNEL
@@ -50,7 +60,10 @@ class LocalSandbox(Sandbox):
         group: ControlGroup | None,
         janitor: Janitor,
         shown: ShownFolder,
+        *,
+        kept: bool = False,
     ) -> None:
+        self.kept = kept
         self.sandbox_id = folder.sandbox_id
         self._spawned = spawned
         self._folder = folder
@@ -120,13 +133,47 @@ class LocalSandbox(Sandbox):
                 self._output = (self._output + os.read(self._spawned.output, 65536))[-_OUTPUT_KEPT:]
         return self._output.decode(errors="replace").strip()
 
-    async def open_link(self) -> Transport:
-        if self._linked:
-            raise SandboxLostError(
-                "A local sandbox ends with its link; start a new one.",
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or is paused; False when it was closed or ended by itself (`loss_reason` says why)."""
+        return self._closing is None and not self._reason and self._spawned.process.poll() is None
+
+    def open_stream(self) -> socket.socket:
+        """Return a new stream to the bridge of a sandbox that is kept, for the bytes of a link; the caller closes it.
+
+        The stream before it ends when the new one has brought the greeting of a link. Raises SandboxLostError where
+        the sandbox has ended, SandboxConnectionError where it takes no more streams now.
+        """
+        if not self.kept or not self.alive:
+            raise self._lost("has ended")
+        ours, theirs = socket.socketpair()
+        try:
+            # Without blocking: a paused sandbox takes none, and so many as fit wait for it.
+            socket.send_fds(self._spawned.link, [b"s"], [theirs.fileno()], socket.MSG_DONTWAIT)
+        except BlockingIOError as exc:
+            ours.close()
+            raise SandboxConnectionError(
+                "The sandbox takes no more connections now; try again.",
                 provider=self.provider_name,
                 sandbox_id=self.sandbox_id,
-            )
+            ) from exc
+        except OSError as exc:
+            ours.close()
+            raise self._lost("has ended") from exc
+        finally:
+            theirs.close()
+        return ours
+
+    def _lost(self, what: str) -> SandboxLostError:
+        return SandboxLostError(
+            f"The sandbox {what}; start a new one.", provider=self.provider_name, sandbox_id=self.sandbox_id
+        )
+
+    async def open_link(self) -> Transport:
+        if self.kept:
+            return SocketTransport(self.open_stream())
+        if self._linked:
+            raise self._lost("ended with its link")
         self._linked = True
         return SocketTransport(self._spawned.link)
 
@@ -222,7 +269,7 @@ class LocalSandbox(Sandbox):
     async def _close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        if not self._linked:
+        if self.kept or not self._linked:
             self._spawned.link.close()
             self._linked = True
         self._end()

@@ -1,0 +1,153 @@
+"""A local sandbox that outlives its streams: what its bridge makes of peers that go, come back, or are others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sandbox_kernel.errors import SandboxLostError
+from sandbox_kernel.link.protocol import LinkError, LinkRefusedError
+from sandbox_kernel.providers.base import SandboxSpec
+from sandbox_kernel.providers.local.provider import LocalProvider
+from sandbox_kernel.providers.local.sandbox import LocalSandbox
+from sandbox_kernel.workspace.settings import Workspace
+
+from tests.peer import TIMEOUT, Peer
+
+
+@asynccontextmanager
+async def kept() -> AsyncIterator[LocalSandbox]:
+    """Give a sandbox that is kept, and close it at the end."""
+    provider = LocalProvider()
+    provider.workspace = Workspace(mode="private")
+    sandbox = await provider.create(SandboxSpec("test", kept=True))
+    assert isinstance(sandbox, LocalSandbox)
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
+
+
+@contextmanager
+def ready_peer(sandbox: LocalSandbox) -> Iterator[Peer]:
+    """Give a new peer whose kernel is ready."""
+    peer = Peer(sandbox.open_stream())
+    try:
+        peer.event("ready")
+        yield peer
+    finally:
+        peer.lose()
+
+
+async def test_cell_goes_on_without_a_stream_and_nothing_is_lost() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as peer:
+            cell = peer.execute("import time\nfor i in range(20):\n    print(i, flush=True)\n    time.sleep(0.05)")
+            peer.until(lambda: "3" in peer.printed(cell))
+            peer.lose()
+            await asyncio.sleep(0.3)
+            peer.attach(sandbox.open_stream())
+            peer.idle(cell)
+            assert peer.printed(cell).split() == [str(i) for i in range(20)]
+            assert [kind for kind, _ in peer.outputs(cell)].count("execute_input") == 1
+
+
+async def test_new_stream_displaces_one_that_hangs() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as peer:
+            hanging = peer.stream
+            peer.link.disconnect()
+            peer.attach(sandbox.open_stream())
+            assert peer.run("print(1)") == "1\n"
+            hanging.close()
+
+
+async def test_stream_that_does_not_greet_disturbs_nobody() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as peer:
+            streams = [sandbox.open_stream() for _ in range(20)]
+            streams[0].close()
+            streams[-1].sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
+            assert peer.run("print(1)") == "1\n"
+            for stream in streams[1:]:
+                stream.close()
+            assert peer.run("print(2)") == "2\n"
+
+
+async def test_new_peer_finds_the_variables_and_the_old_one_is_refused() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as first:
+            first.run("x = 1")
+            with ready_peer(sandbox) as second:
+                assert second.run("print(x)") == "1\n"
+                first.lose()
+                first.attach(sandbox.open_stream())
+                with pytest.raises(LinkRefusedError):
+                    first.until(lambda: False)
+                assert second.run("print(x + 1)") == "2\n"
+
+
+async def test_peer_that_breaks_the_protocol_ends_its_own_link_only() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as first:
+            first.stream.sendall(b"\0" * 100)
+            with pytest.raises(AssertionError, match="the stream ended"):
+                first.until(lambda: False)
+            first.lose()
+            first.attach(sandbox.open_stream())
+            with pytest.raises(LinkError):
+                first.until(lambda: False)
+        with ready_peer(sandbox) as second:
+            assert second.run("print(1)") == "1\n"
+
+
+async def test_sandbox_without_a_stream_is_closed_and_takes_no_other() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox):
+            pass
+        assert sandbox.alive
+        await sandbox.close()
+        assert not sandbox.alive
+        with pytest.raises(SandboxLostError):
+            sandbox.open_stream()
+
+
+async def test_death_of_the_bridge_is_seen() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as peer:
+            # The bridge is the kernel's parent, and the first process inside is nobody's that could be signalled.
+            peer.execute("import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+            with pytest.raises(AssertionError, match="the stream ended"):
+                peer.until(lambda: False)
+        deadline = time.monotonic() + TIMEOUT
+        while sandbox.alive:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        with pytest.raises(SandboxLostError):
+            sandbox.open_stream()
+
+
+async def test_paused_sandbox_takes_a_stream_when_it_goes_on() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as peer:
+            await sandbox.pause()
+            peer.lose()
+            peer.attach(sandbox.open_stream())
+            await sandbox.resume()
+            assert peer.run("print(1)") == "1\n"
+
+
+async def test_no_descriptor_is_left_here() -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = count()
+    async with kept() as sandbox:
+        with ready_peer(sandbox):
+            pass
+    assert count() <= before

@@ -16,7 +16,6 @@ from sandbox_kernel.providers.base import SandboxSpec
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.providers.local.sandbox import LocalSandbox
 from sandbox_kernel.workspace.settings import Workspace
-
 from tests.peer import TIMEOUT, Peer
 
 

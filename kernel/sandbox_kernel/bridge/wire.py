@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import zmq
 
+from sandbox_kernel.bridge import errands
+from sandbox_kernel.link.envelope import ERRANDS_STREAM
 from sandbox_kernel.link.protocol import (
     GREETING_SIZE,
     REFUSED,
@@ -59,6 +62,7 @@ class Wire:
         self._fd = -1
         self._candidates: dict[int, tuple[socket.socket, bytearray]] = {}
         self._displaced: deque[bytes] = deque(maxlen=MAX_DISPLACED)
+        self._errands: list[subprocess.Popen[bytes]] = []
         self._control: socket.socket | None = None
         if control >= 0:
             self._control = socket.socket(fileno=control)
@@ -191,6 +195,9 @@ class Wire:
             # Nobody holds the sandbox any more.
             self._lose()
             self.ended = True
+        if said == ERRANDS_STREAM:
+            self._begin_errands(descriptors)
+            return
         for descriptor in descriptors:
             sock = socket.socket(fileno=descriptor)
             sock.setblocking(False)
@@ -198,6 +205,17 @@ class Wire:
             self._register(descriptor)
             if len(self._candidates) > MAX_CANDIDATES:
                 self._drop_candidate(next(iter(self._candidates))).close()
+
+    def _begin_errands(self, descriptors: list[int]) -> None:
+        self._errands = [process for process in self._errands if process.poll() is None]
+        for descriptor in descriptors:
+            try:
+                self._errands.append(errands.begin(descriptor))
+            except OSError:
+                # No process to be had: that the stream ends tells it.
+                pass
+            finally:
+                os.close(descriptor)
 
     def _drop_candidate(self, fd: int) -> socket.socket:
         sock, _ = self._candidates.pop(fd)

@@ -24,3 +24,8 @@ EVENT = b"e"
 TOKEN_SIZE = 4
 NO_TOKEN = bytes(TOKEN_SIZE)
 """Of requests that the bridge makes itself; their replies stay inside."""
+
+LINK_STREAM = b"s"
+"""Comes with a stream that is passed to a bridge: it carries the link."""
+ERRANDS_STREAM = b"f"
+"""Comes likewise: the stream is for files and commands (bridge/errands.py)."""

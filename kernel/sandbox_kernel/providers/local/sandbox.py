@@ -18,6 +18,7 @@ from sandbox_kernel.errors import (
     SandboxLostError,
     SandboxTimeoutError,
 )
+from sandbox_kernel.link import envelope
 from sandbox_kernel.link.stream import SocketTransport
 from sandbox_kernel.link.transport import Transport
 from sandbox_kernel.providers.base import IsolationLevel, Sandbox
@@ -133,6 +134,10 @@ class LocalSandbox(Sandbox):
                 self._output = (self._output + os.read(self._spawned.output, 65536))[-_OUTPUT_KEPT:]
         return self._output.decode(errors="replace").strip()
 
+    def processor_time(self) -> float:
+        """Return the seconds that its processes have computed; what ended without a parent's notice does not count."""
+        return self._processes.cpu_time() if self._processes is not None else 0.0
+
     @property
     def alive(self) -> bool:
         """Whether it runs, or is paused; False when it was closed or ended by itself (`loss_reason` says why)."""
@@ -144,12 +149,23 @@ class LocalSandbox(Sandbox):
         The stream before it ends when the new one has brought the greeting of a link. Raises SandboxLostError where
         the sandbox has ended, SandboxConnectionError where it takes no more streams now.
         """
+        return self._pass_stream(envelope.LINK_STREAM)
+
+    def open_errands(self) -> socket.socket:
+        """Return a new stream to a process in a sandbox that is kept, which serves files and commands.
+
+        The bytes are those of a link; what is said over it is what a session says to the bridge of files and commands.
+        Raises what `open_stream` does.
+        """
+        return self._pass_stream(envelope.ERRANDS_STREAM)
+
+    def _pass_stream(self, kind: bytes) -> socket.socket:
         if not self.kept or not self.alive:
             raise self._lost("has ended")
         ours, theirs = socket.socketpair()
         try:
             # Without blocking: a paused sandbox takes none, and so many as fit wait for it.
-            socket.send_fds(self._spawned.link, [b"s"], [theirs.fileno()], socket.MSG_DONTWAIT)
+            socket.send_fds(self._spawned.link, [kind], [theirs.fileno()], socket.MSG_DONTWAIT)
         except BlockingIOError as exc:
             ours.close()
             raise SandboxConnectionError(

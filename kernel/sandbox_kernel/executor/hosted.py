@@ -15,6 +15,8 @@ from .timeouts import Times
 
 COMPUTES = 0.02
 """Share of one processor from which on a sandbox computes; an idle kernel takes less than a tenth of it."""
+END_TIMEOUT, END_POLL = 1.0, 0.01
+"""Seconds until a sandbox whose stream has ended counts as one that goes on, and between two looks."""
 MAX_LINKS = 8
 """Links to one sandbox at one time: the bridge ends all but the last, and some may take a while to notice."""
 
@@ -100,6 +102,13 @@ class HostedSandbox:
         if self.end_reason or not self.sandbox.alive:
             reason = self.end_reason or "its processes are gone"
             raise SandboxLostError(f"The sandbox ended: {reason}.", sandbox_id=self.sandbox_id)
+
+    async def ends(self) -> bool:
+        """Whether it has ended, when its stream has. What its first process leaves takes a moment to be buried."""
+        deadline = time.monotonic() + END_TIMEOUT
+        while self.sandbox.alive and len(self._links) < 2 and time.monotonic() < deadline:  # noqa: ASYNC110 - the system tells nobody
+            await asyncio.sleep(END_POLL)
+        return not self.sandbox.alive
 
     # ---- links
 

@@ -68,7 +68,7 @@ class Relay:
         if up.done():
             up.result()
             return pb.LinkClose(reason=DETACHED)
-        if self._hosted.sandbox.alive:
+        if not await self._hosted.ends():
             return pb.LinkClose(reason="another client has taken its place")
         return pb.LinkClose(reason=await why_it_ended(), ended=True)
 

@@ -20,8 +20,10 @@ from .calls import PROVIDER, Calls
 class ExecutorFiles(SandboxFiles):
     """Each method is one call; the executor has the sandbox's own rights do it."""
 
-    def __init__(self, calls: Calls, sandbox_id: str) -> None:
-        self._calls, self._sandbox_id = calls, sandbox_id
+    def __init__(self, calls: Calls, ids: dict[str, Any]) -> None:
+        """``ids`` are sandbox_id and correlation_id."""
+        self._calls, self._ids = calls, ids
+        self._sandbox_id = str(ids["sandbox_id"])
 
     async def read(self, path: str, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
         request = pb.ReadFileRequest(sandbox_id=self._sandbox_id, path=path, limit=limit)
@@ -49,7 +51,7 @@ class ExecutorFiles(SandboxFiles):
             raise QuotaError(
                 f"{path!r} cannot be written: the executor takes only {allowed} more bytes of files from you today.",
                 provider=PROVIDER,
-                sandbox_id=self._sandbox_id,
+                **self._ids,
             )
 
     async def list(
@@ -63,16 +65,16 @@ class ExecutorFiles(SandboxFiles):
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         request = pb.RemoveFileRequest(sandbox_id=self._sandbox_id, path=path, recursive=recursive)
-        await self._calls.unary("RemoveFile", request, sandbox_id=self._sandbox_id)
+        await self._calls.unary("RemoveFile", request, **self._ids)
 
     @asynccontextmanager
     async def _begun(self, name: str, request: Any = None) -> AsyncIterator[Any]:
         """Give a call, which is cancelled at the end of the block if it has not ended."""
-        call = self._calls.stream(name, request, sandbox_id=self._sandbox_id)
+        call = self._calls.stream(name, request, **self._ids)
         try:
             yield call
         except grpc.aio.AioRpcError as exc:
-            raise await self._calls.error(exc, sandbox_id=self._sandbox_id) from exc
+            raise await self._calls.error(exc, **self._ids) from exc
         except asyncio.InvalidStateError:
             # Ended while something was written; its status says why.
             raise await self._status(call) from None
@@ -84,7 +86,7 @@ class ExecutorFiles(SandboxFiles):
         try:
             message = await asyncio.wait_for(call.read(), self._calls.connection.request_timeout)
         except asyncio.TimeoutError as exc:
-            raise self._calls.silence(sandbox_id=self._sandbox_id) from exc
+            raise self._calls.silence(**self._ids) from exc
         return None if message is grpc.aio.EOF else message
 
     async def _reply(self, call: Any) -> Any:
@@ -97,7 +99,7 @@ class ExecutorFiles(SandboxFiles):
         try:
             await asyncio.wait_for(call.write(message), self._calls.connection.request_timeout)
         except asyncio.TimeoutError as exc:
-            raise self._calls.silence(sandbox_id=self._sandbox_id) from exc
+            raise self._calls.silence(**self._ids) from exc
 
     async def _status(self, call: Any) -> Exception:
         """Return what a call failed of that has ended."""
@@ -107,7 +109,7 @@ class ExecutorFiles(SandboxFiles):
         error = grpc.aio.AioRpcError(
             code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
         )
-        return await self._calls.error(error, sandbox_id=self._sandbox_id)
+        return await self._calls.error(error, **self._ids)
 
 
 def _pieces(chunk: bytes) -> Iterator[bytes]:

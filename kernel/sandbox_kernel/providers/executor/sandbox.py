@@ -38,9 +38,9 @@ class ExecutorSandbox(Sandbox):
     def __init__(self, calls: Calls, info: pb.SandboxInfo, correlation_id: str = "") -> None:
         self.sandbox_id = info.sandbox_id
         self.isolation = _isolation(info.isolation)
-        self.files = ExecutorFiles(calls, info.sandbox_id)
         self._calls = calls
         self._ids: dict[str, Any] = {"sandbox_id": info.sandbox_id, "correlation_id": correlation_id}
+        self.files = ExecutorFiles(calls, self._ids)
         self._request = pb.SandboxRequest(sandbox_id=info.sandbox_id)
         self._details = dict(info.details)
         self._refreshing: asyncio.Task[None] | None = None

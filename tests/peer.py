@@ -23,6 +23,7 @@ class Peer:
         self.link = Link(os.urandom(16))
         self.received: list[list[bytes]] = []
         self.tokens: dict[str, bytes] = {}
+        self._operations = 0
         self.attach(stream)
 
     def attach(self, stream: socket.socket) -> None:
@@ -71,6 +72,7 @@ class Peer:
         for event in self.link.receive(memoryview(data)):
             if isinstance(event, Message):
                 self.received.append([bytes(part) for part in event.parts])
+        self.link.acknowledge()
         self.flush()
         return True
 
@@ -98,6 +100,16 @@ class Peer:
     def printed(self, msg_id: str) -> str:
         """Return what a cell has printed so far."""
         return "".join(content["text"] for kind, content in self.outputs(msg_id) if kind == "stream")
+
+    def replayed(self, count: int | None) -> list[tuple[str, str, dict[str, Any]]]:
+        """Ask for past messages; return the parent's id, type and content of those that came."""
+        number = self._operations = self._operations + 1
+        self.received = []
+        self.command("journal", id=number, count=count)
+        self.event("replayed")
+        past = [parts[1:] for parts in self.received if parts[0] == envelope.JOURNAL]
+        outputs = [parts for parts in past if parts[0] == envelope.IOPUB]
+        return [(json.loads(one[3])["msg_id"], json.loads(one[2])["msg_type"], json.loads(one[5])) for one in outputs]
 
     def outputs(self, msg_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Return type and content of what a cell has sent so far."""

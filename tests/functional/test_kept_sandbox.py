@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -150,3 +151,60 @@ async def test_no_descriptor_is_left_here() -> None:
         with ready_peer(sandbox):
             pass
     assert count() <= before
+
+
+async def test_new_peer_is_told_of_what_was_missed_and_gets_it_in_order() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as first:
+            first.run("print('had')")
+            one = first.execute("print('one')\nimport time\ntime.sleep(0.5)\nprint('one again')")
+            two = first.execute("print('two')\n1 / 0", stop_on_error=False)
+            three = first.execute("input('name? ')")
+            hidden = first.execute("print('hidden')", store_history=False)
+            first.until(lambda: "one" in first.printed(one))
+            first.lose()
+        await asyncio.sleep(2)
+        with ready_peer(sandbox) as second:
+            ready = second.event("ready")
+            assert ready["missed"] == 3
+            assert [entry[1:] for entry in ready["open"]] == [[three, False], [hidden, True]]
+            past = second.replayed(None)
+            assert [msg_id for msg_id, kind, _ in past if kind == "execute_input"] == [one, two, three]
+            assert "".join(c["text"] for m, kind, c in past if kind == "stream") == "one\none again\ntwo\n"
+            assert [c["ename"] for _, kind, c in past if kind == "error"] == ["ZeroDivisionError"]
+            questions = [parts for parts in second.received if parts[:1] == [b"j"] and parts[1][:1] == b"i"]
+            assert [json.loads(parts[5])["prompt"] for parts in questions] == ["name? "]
+            assert second.replayed(None) == []
+            second.command("interrupt")
+            second.tokens[three] = first.tokens[three]
+            second.idle(three)
+        with ready_peer(sandbox) as third:
+            assert third.event("ready")["missed"] == 0
+            assert [kind for _, kind, _ in third.replayed(0) if kind == "error"] == ["error"]
+            past = third.replayed(2)
+            assert "".join(c["text"] for _, kind, c in past if kind == "stream") == "one\none again\n"
+            assert third.replayed(77) == []
+
+
+async def test_cell_is_not_held_up_while_nobody_is_there_and_what_was_dropped_is_told() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as peer:
+            # Much more than the journal holds, and than what lies between the kernel and the bridge.
+            code = "for i in range(300):\n    print(str(i % 10) * 1_000_000)\nopen('done', 'w').close()"
+            cell = peer.execute(code)
+            peer.until(lambda: peer.printed(cell))
+            peer.lose()
+            # The work folder, from outside.
+            done = Path(sandbox._folder.work, "done")
+            deadline = time.monotonic() + TIMEOUT
+            while not done.exists():
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
+            peer.attach(sandbox.open_stream())
+            peer.idle(cell)
+            skipped = sum(event["messages"] for event in peer.events() if event["event"] == "skipped")
+            lines = [line for line in peer.printed(cell).split("\n") if line]
+            assert 0 < skipped < 600
+            assert 50 < len(lines) < 300
+            assert lines[-1] == "9" * 1_000_000

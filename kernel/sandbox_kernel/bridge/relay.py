@@ -16,13 +16,13 @@ from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
+from sandbox_kernel.bridge.journal import BOUND
+from sandbox_kernel.bridge.outbox import MAX_BACKLOG, Outbox
 from sandbox_kernel.bridge.wire import Wire
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer
 
 DELIMITER = b"<IDS|MSG>"
-MAX_BACKLOG = 1024 * 1024
-"""Bytes that wait for the link before the bridge stops taking output from the kernel."""
 BATCH = 64
 """Messages taken from one socket before the others and the link get their turn."""
 CHANNELS = {envelope.SHELL: "shell", envelope.CONTROL: "control", envelope.ASIDE: "aside", envelope.STDIN: "stdin"}
@@ -49,9 +49,19 @@ class Bridge:
     """The one loop over the link, the inner kernel's sockets, its death and running shell commands."""
 
     def __init__(
-        self, inner: InnerKernel, spawn: Callable[[int], InnerKernel], *, stream: int = -1, control: int = -1
+        self,
+        inner: InnerKernel,
+        spawn: Callable[[int], InnerKernel],
+        *,
+        stream: int = -1,
+        control: int = -1,
+        journal: str = "",
+        journal_size: int = BOUND,
     ) -> None:
-        """``stream`` and ``control`` are descriptors of sockets, one of which there is (see wire.py)."""
+        """``stream`` and ``control`` are descriptors of sockets, one of which there is (see wire.py).
+
+        With ``control`` comes the folder for a ``journal``, and its size in bytes.
+        """
         self._lives = 1
         self._inner = inner
         self._spawn = spawn
@@ -60,10 +70,11 @@ class Bridge:
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._wire = Wire(self._poller, self._on_message, self._on_peer, stream=stream, control=control)
+        self._outbox = Outbox(self._wire, journal, journal_size) if self._wire.kept else None
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
-        self._files = FileOperations(lambda said, data: self._event("operation", data, **said))
+        self._files = self._new_files()
         self._own: dict[str, Callable[[bytes], None]] = {}
         self._busy = 0
         self._warm_up_due: float | None = None
@@ -100,6 +111,8 @@ class Bridge:
             command.kill()
         self._files.close()
         self._inner.close()
+        if self._outbox is not None:
+            self._outbox.close()
 
     def _timeout(self) -> int | None:
         if self._polling_commands and self._files.want_turn:
@@ -110,17 +123,53 @@ class Bridge:
     # ---- the link
 
     def _on_peer(self) -> None:
-        """A kernel process that was not there before is told what there is."""
+        """A kernel process that was not there before is told what there is; what the one before began is of no use."""
+        assert self._outbox is not None
+        for command in self._commands.values():
+            command.kill()
+            if self._polling_commands:
+                self._poller.unregister(command.fd)
+            command.finish()
+        self._commands.clear()
+        self._files.close()
+        self._files = self._new_files()
+        said = self._outbox.on_peer()
         if self._inner.ready:
-            self._tell_ready()
+            self._tell("ready", {**self._life(), **said})
+        elif self._buried:
+            self._event("died", exit=self._inner.exit_code(), life=self._lives, stderr="")
+
+    def _new_files(self) -> FileOperations:
+        return FileOperations(lambda said, data: self._event("operation", data, **said))
 
     def _flush(self) -> None:
         self._wire.flush()
-        self._poll_output(self._wire.link.bulk_backlog < MAX_BACKLOG)
+        outbox = self._outbox
+        if outbox is None:
+            self._poll_output(self._wire.link.bulk_backlog < MAX_BACKLOG)
+            return
+        outbox.pump()
+        self._wire.flush()
+        while outbox.behind and self._wire.link.bulk_backlog < MAX_BACKLOG:
+            outbox.pump()
+            self._wire.flush()
+        self._poll_iopub(outbox.takes_output)
+        self._poll_commands(self._wire.link.bulk_backlog < MAX_BACKLOG)
 
     def _event(self, name: str, data: bytes = b"", *, urgent: bool = False, **fields: object) -> None:
-        text = json.dumps({"event": name, **fields}).encode()
-        self._wire.link.send([envelope.EVENT, text, data], urgent=urgent)
+        """Tell this kernel process something."""
+        self._tell(name, fields, data, urgent=urgent)
+
+    def _tell(self, name: str, fields: dict[str, object], data: bytes = b"", *, urgent: bool = False) -> None:
+        parts: list[Buffer] = [envelope.EVENT, json.dumps({"event": name, **fields}).encode(), data]
+        if self._outbox is None:
+            self._wire.link.send(parts, urgent=urgent)
+        else:
+            self._outbox.send(parts, urgent=urgent)
+
+    def _news(self, name: str, **fields: object) -> None:
+        """Tell something that has its place among the outputs, and concerns later kernel processes, too."""
+        self._pass_on([envelope.EVENT, json.dumps({"event": name, **fields}).encode(), b""])
 
     # ---- from the kernel process
 
@@ -131,9 +180,13 @@ class Bridge:
             command = json.loads(bytes(parts[1]))
             if command["op"].startswith("file"):
                 self._files.command(command, parts[2] if len(parts) > 2 else b"")
+            elif command["op"] == "journal" and self._outbox is not None:
+                self._outbox.replay(command["id"], command["count"])
             else:
                 self._on_command(command)
             return
+        if self._outbox is not None:
+            self._note_request(self._outbox, kind, parts)
         sock = self._inner.sockets.get(name)
         if sock is None:
             # Its sender was told, or is about to be, that this life of the kernel has ended.
@@ -143,6 +196,12 @@ class Bridge:
             self._busy += 1
         large = any(len(part) > SMALL for part in parts)
         sock.send_multipart([kind[1:], DELIMITER, b"", *parts[1:]], copy=not large)
+
+    def _note_request(self, outbox: Outbox, kind: bytes, parts: list[Buffer]) -> None:
+        if kind[:1] == envelope.STDIN:
+            outbox.cells.answered()
+        elif kind[:1] == envelope.SHELL and b'"execute_request"' in bytes(parts[1]) and self._inner.sockets:
+            outbox.began(kind[1:], parts[1:])
 
     def _on_command(self, command: dict[str, Any]) -> None:
         match command["op"]:
@@ -196,6 +255,8 @@ class Bridge:
         self._own.clear()
         self._busy = 0
         self._warm_up_due = self._ask_due = None
+        if self._outbox is not None:
+            self._outbox.ended()
         self._inner.close()
 
     def _tell_installed(self, number: int, modules: list[str]) -> None:
@@ -237,6 +298,9 @@ class Bridge:
     def _poll_output(self, wanted: bool) -> None:
         """Take outputs, or leave them where they are while the link is full."""
         self._poll_iopub(wanted)
+        self._poll_commands(wanted)
+
+    def _poll_commands(self, wanted: bool) -> None:
         if wanted != self._polling_commands:
             self._polling_commands = wanted
             for fd in self._commands:
@@ -301,7 +365,12 @@ class Bridge:
 
     def _pass_on(self, parts: list[Buffer], *, urgent: bool = False) -> None:
         try:
-            self._wire.link.send(parts, urgent=urgent)
+            if self._outbox is None:
+                self._wire.link.send(parts, urgent=urgent)
+            elif urgent:
+                self._outbox.send(parts, urgent=True)
+            else:
+                self._outbox.keep(parts)
         except ValueError as exc:
             self._event("dropped", reason=str(exc))
 
@@ -378,10 +447,10 @@ class Bridge:
             self._inner.ready = True
             self._ask_due = None
             self._warm_up_due = time.monotonic() + WARM_UP_AFTER
-            self._tell_ready()
+            self._news("ready", **self._life())
 
-    def _tell_ready(self) -> None:
-        self._event("ready", pid=self._inner.pid, life=self._lives, python=python_version())
+    def _life(self) -> dict[str, object]:
+        return {"pid": self._inner.pid, "life": self._lives, "python": python_version()}
 
     def _on_time(self) -> None:
         now = time.monotonic()
@@ -431,7 +500,7 @@ class Bridge:
             while sockets["iopub"].poll(LAST_OUTPUTS):
                 self._relay_iopub(sockets["iopub"])
             self._relay_replies("shell", sockets["shell"])
-        self._event("died", exit=code, life=self._lives, stderr=self._inner.last_words())
+        self._news("died", exit=code, life=self._lives, stderr=self._inner.last_words())
         self._drop_inner()
 
     # ---- shell commands

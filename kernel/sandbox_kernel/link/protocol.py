@@ -175,6 +175,10 @@ class Link:
         self._peer_window = FRAME_SIZE
         self._resend: deque[_Frame] = deque()
         self._hello_due = False
+        self._ends: deque[int] = deque()
+        """The numbers of the last frames of bulk messages that are not acknowledged."""
+        self.bulk_acknowledged = 0
+        """Bulk messages that have arrived whole at the other end, as far as that is known."""
         self.bulk_backlog = 0
         """Bytes of bulk messages that were handed over and have not been cut into frames yet."""
         # Receiving.
@@ -290,6 +294,8 @@ class Link:
             self._cutting[cutter.urgent] = None
         if not cutter.urgent:
             self.bulk_backlog -= size
+            if flags & _LAST:
+                self._ends.append(self._next_seq)
         header = _HEADER.pack(_DATA, flags, size, self._next_seq, self._ack)
         self._mark_ack_sent()
         first = payload[0]
@@ -315,6 +321,12 @@ class Link:
         self._held = False
         self._ack = self._received
         self._ack_due = self._ack != self._ack_sent
+
+    def acknowledge(self) -> bool:
+        """Have `data_to_send` acknowledge what has arrived, however little; return False if there is nothing to say."""
+        if self.state is LinkState.OPEN and not self._held and self._ack != self._ack_sent:
+            self._ack_due = True
+        return self._ack_due
 
     def receive(self, data: memoryview) -> list[Event]:
         """Take bytes that arrived. The view is not kept.
@@ -460,6 +472,10 @@ class Link:
         unacked = self._unacked
         while unacked and unacked[0].seq <= ack:
             self._unacked_bytes -= unacked.popleft().size
+        ends = self._ends
+        while ends and ends[0] <= ack:
+            ends.popleft()
+            self.bulk_acknowledged += 1
 
     def _forget_partial_frame(self) -> None:
         """Drop the part of a frame that the lost stream had brought; the whole frame will come again."""

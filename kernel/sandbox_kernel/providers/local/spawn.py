@@ -137,7 +137,8 @@ def spawn(
 def _link(inherited: _Inherited, *, kept: bool) -> list[str]:
     if kept:
         # Messages, not a stream: each is one descriptor.
-        return ["--control-fd", str(inherited.socket(socket.SOCK_SEQPACKET))]
+        # The journal lies beside packages that are added: that folder is on a disk, whichever the work folder is on.
+        return ["--control-fd", str(inherited.socket(socket.SOCK_SEQPACKET)), "--journal-dir", command.PACKAGES]
     return ["--link-fd", str(inherited.socket(socket.SOCK_STREAM))]
 
 

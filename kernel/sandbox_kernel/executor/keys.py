@@ -123,7 +123,7 @@ class KeyFile:
 
 
 def _digest(key: str) -> str:
-    return sha256(key.encode()).hexdigest()
+    return sha256(key.encode(errors="replace")).hexdigest()
 
 
 def _says_something(line: str) -> bool:

@@ -12,7 +12,7 @@ from .connection import Connection
 TIMEOUT = 1.0
 """Seconds for each attempt."""
 ALERT = 0.3
-"""Seconds in which a server that wants a client's certificate has said so: it comes behind the handshake."""
+"""Seconds to wait for what comes behind a handshake."""
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, which only travels like an error
@@ -41,16 +41,18 @@ async def _try(connection: Connection) -> str:
     if connection.plaintext:
         return await _try_plaintext(connection)
     try:
-        await _connect(connection, _context(connection))
+        accepted = await _connect(connection, _context(connection))
     except ssl.SSLCertVerificationError as exc:
         raise Refusal(f"its certificate is not accepted: {exc.verify_message}") from exc
     except ssl.SSLError as exc:
-        if "ALERT" in (exc.reason or "").upper() or "alert" in str(exc):
-            wanted = "another client certificate" if connection.certificate_file else "a client certificate"
-            raise Refusal(f"it wants {wanted}: set ExecutorProvider.certificate_file and private_key_file") from exc
-        raise Refusal("it does not speak TLS: its certificate_file is not set, or this is another service") from exc
+        if "alert" not in str(exc).lower():
+            raise Refusal("it does not speak TLS: its certificate_file is not set, or it is another service") from exc
+        accepted = False
     except OSError as exc:
         return f"it closes the connection ({exc.strerror or exc})"
+    if not accepted:
+        wanted = "another client certificate" if connection.certificate_file else "a client certificate"
+        raise Refusal(f"it wants {wanted}: set ExecutorProvider.certificate_file and private_key_file")
     return ""
 
 
@@ -80,15 +82,19 @@ def _context(connection: Connection) -> ssl.SSLContext:
     return context
 
 
-async def _connect(connection: Connection, context: ssl.SSLContext | None) -> None:
-    """Connect, and hear what is said behind a handshake. Raises OSError, of which SSLError is one."""
+async def _connect(connection: Connection, context: ssl.SSLContext | None) -> bool:
+    """Connect, and return whether the other end has not closed the connection at once. Raises OSError, as SSLError is.
+
+    What a server says of a client's certificate comes behind the handshake; else it says at once who it is.
+    """
     reader, writer = await asyncio.open_connection(
         connection.host, connection.port, ssl=context, server_hostname=connection.host if context else None
     )
     try:
         if context is not None:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(reader.read(1), ALERT)
+                return bool(await asyncio.wait_for(reader.read(1), ALERT))
+        return True
     finally:
         writer.close()
         with suppress(OSError):

@@ -19,7 +19,6 @@ from traitlets.config import Config
 
 PATIENCE = 30.0
 """Seconds after which a test gives up; nothing takes so long."""
-KEY = "SANDBOX_KERNEL_EXECUTOR_KEY"
 
 
 class ExecutorProcess:
@@ -93,19 +92,20 @@ class ExecutorProcess:
 
     def config(self, owner: str = "ann", **options: Any) -> Config:
         """Return a configuration of the provider, for tests without a kernel process."""
-        key_file = self.folder / f"key-{owner}"
-        key_file.touch(mode=0o600)
-        key_file.write_text(self.keys[owner])
-        return Config(ExecutorProvider={"address": self.address, "key_file": str(key_file), **options})
+        given = {"address": self.address, "key_file": self.key_file(owner), **options}
+        return Config(ExecutorProvider=given)
+
+    def key_file(self, owner: str = "ann") -> str:
+        """Return the path of a file with an owner's key."""
+        file = self.folder / f"key-{owner}"
+        file.touch(mode=0o600)
+        file.write_text(self.keys[owner])
+        return str(file)
 
     def arguments(self, **options: Any) -> list[str]:
         """Return the command line of a kernel process that uses it."""
-        given = {"address": self.address, **options}
+        given = {"address": self.address, "key_file": self.key_file(), **options}
         return ["--provider=executor", *(f"--ExecutorProvider.{name}={value}" for name, value in given.items())]
-
-    def environment(self, owner: str = "ann") -> dict[str, str]:
-        """Return what a kernel process needs in its environment."""
-        return {KEY: self.keys[owner]}
 
     def _run(self, words: list[str]) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:

@@ -13,7 +13,9 @@ from traitlets.config.configurable import Configurable
 from sandbox_kernel.cli import main as cli
 from sandbox_kernel.configuration import HOST_OPTIONS
 from sandbox_kernel.events import EventLog
+from sandbox_kernel.executor.settings import Executor
 from sandbox_kernel.guard import Guard
+from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.workspace.settings import Workspace
@@ -26,7 +28,9 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
 
 
 @pytest.mark.parametrize(
-    "owner", [SandboxSession, Guard, Workspace, LocalProvider, EventLog], ids=lambda owner: owner.__name__
+    "owner",
+    [SandboxSession, Guard, Workspace, LocalProvider, ExecutorProvider, Executor, EventLog],
+    ids=lambda owner: owner.__name__,
 )
 def test_configuration_names_every_option_and_no_other(owner: type[Configurable]) -> None:
     table = CONFIGURATION.partition(f"| option `{owner.__name__}.…` |")[2].partition("\n## ")[0]

@@ -54,6 +54,15 @@ def test_commands_load_without_what_the_kernel_process_does_not_need() -> None:
     assert LEFT_OUT.isdisjoint(loaded)
 
 
+def test_the_executors_provider_loads_grpc_when_a_sandbox_is_asked_for() -> None:
+    program = """
+from traitlets.config import Config
+from sandbox_kernel.providers.registry import create_provider
+create_provider("executor", Config())
+"""
+    assert LEFT_OUT.isdisjoint(modules_after(program))
+
+
 def test_a_needless_import_would_be_noticed() -> None:
     assert "tornado" in modules_after("import tornado.ioloop")
 

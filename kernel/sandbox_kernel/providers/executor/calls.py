@@ -44,6 +44,8 @@ class Calls:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._channel = _open(connection)
+        self._reachable = False
+        """Whether a connection of our own could be made when gRPC had none."""
 
     async def close(self) -> None:
         """End the channel, and what uses it."""
@@ -58,23 +60,33 @@ class Calls:
         call = self._channel.unary_unary(method.path, method.request.SerializeToString, method.reply.FromString)
         metadata = self.metadata(**ids)
         seconds = timeout or self.connection.request_timeout
-        return await self.attempts(lambda: call(request, timeout=seconds, metadata=metadata), **ids)
+        return await self.attempts(
+            lambda waits: call(request, timeout=seconds, metadata=metadata, wait_for_ready=waits), **ids
+        )
 
-    def stream(self, name: str, request: Any = None, *, timeout: float | None = None, **ids: Any) -> Any:
-        """Begin a call that streams replies, or both ways where there is no request; it is made once."""
+    def stream(self, name: str, request: Any = None, *, waits: bool = False, **ids: Any) -> Any:
+        """Begin a call that streams replies, or both ways where there is no request; it is made once.
+
+        ``waits`` lets it wait for the connection that is being made, if there is none.
+        """
         method = METHODS[name]
         serializers = (method.request.SerializeToString, method.reply.FromString)
         metadata = self.metadata(**ids)
         if method.streams_requests:
-            return self._channel.stream_stream(method.path, *serializers)(metadata=metadata, timeout=timeout)
-        return self._channel.unary_stream(method.path, *serializers)(request, metadata=metadata, timeout=timeout)
+            return self._channel.stream_stream(method.path, *serializers)(metadata=metadata, wait_for_ready=waits)
+        call = self._channel.unary_stream(method.path, *serializers)
+        return call(request, metadata=metadata, wait_for_ready=waits)
 
-    async def attempts(self, make: Callable[[], Awaitable[T]], **ids: Any) -> T:
-        """Return what a call returns, which is made again where that may help: under the same number."""
-        attempt = 1
+    async def attempts(self, make: Callable[[bool], Awaitable[T]], **ids: Any) -> T:
+        """Return what a call returns, which is made again where that may help: under the same number.
+
+        ``make`` is told whether to wait for a connection: after a loss gRPC lets some time pass before it makes
+        another, and would refuse calls till then, though the executor can be reached.
+        """
+        attempt, self._reachable = 1, False
         while True:
             try:
-                return await make()
+                return await make(attempt > 1 and self._reachable)
             except grpc.aio.AioRpcError as exc:
                 last = attempt >= POLICY.attempts or exc.code() not in RETRIED
                 error = await self.error(exc, **ids)
@@ -118,10 +130,12 @@ class Calls:
 
     async def _unreachable(self, text: str, **ids: Any) -> SandboxKernelError:
         where = f"The executor at {self.connection.address} cannot be reached"
+        self._reachable = False
         try:
             reason = await explain(self.connection)
         except Refusal as refusal:
             return ConfigurationError(f"{where}: {refusal}.")
+        self._reachable = not reason
         return _made(SandboxConnectionError, f"{where}: {reason or text}.", **ids)
 
 
@@ -139,7 +153,7 @@ def _open(connection: Connection) -> grpc.aio.Channel:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         # Calls are made again here, under their numbers, and nowhere else.
         ("grpc.enable_retries", 0),

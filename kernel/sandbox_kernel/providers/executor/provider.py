@@ -83,6 +83,8 @@ class ExecutorProvider(Provider):
 
     def _connected(self) -> ExecutorClient:
         """Return the client of the event loop that runs: gRPC's objects belong to one. Raises ConfigurationError."""
+        # Our errors say what went wrong; gRPC writes of each attempt to the kernel's standard error.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             from .client import ExecutorClient
         except ImportError as exc:

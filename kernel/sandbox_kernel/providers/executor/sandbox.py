@@ -51,8 +51,8 @@ class ExecutorSandbox(Sandbox):
         except NotFoundError as exc:
             raise SandboxLostError(str(exc), provider=PROVIDER, **self._ids) from exc
 
-    async def _open_call(self) -> Any:
-        call = self._calls.stream("Link", **self._ids)
+    async def _open_call(self, waits: bool) -> Any:
+        call = self._calls.stream("Link", waits=waits, **self._ids)
         try:
             opening = pb.LinkChunk(open=pb.LinkOpen(sandbox_id=self.sandbox_id))
             with suppress(asyncio.InvalidStateError):

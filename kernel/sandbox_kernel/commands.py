@@ -38,6 +38,13 @@ class CommandContext(Protocol):
         has come, so a context that shows everything at the end leaves it out.
         """
 
+    async def show_past(self, count: int | None) -> None:
+        """Show what cells of this sandbox sent before, and go on with those that run.
+
+        ``count`` is a cell's number, 0 for the last one; None stands for all that no kernel process got. Raises
+        CommandError where it cannot be shown here, SandboxKernelError.
+        """
+
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from .link.envelope import TOKEN_SIZE
 from .link.protocol import Buffer
 
 COMMAND = "%sandbox"
@@ -166,14 +168,20 @@ class PendingRequests:
         self._by_id: dict[str, Request] = {}
         self._abandoned: deque[str] = deque(maxlen=100)
         self._sent: dict[str, None] = {}
-        self._last = 0
+        # Replies to an earlier kernel process must find no request here: each begins somewhere else.
+        self._last = int.from_bytes(os.urandom(TOKEN_SIZE), "big")
         self.cells = 0
         """Cells on the main shell among them."""
 
     def add(self, request: Request) -> bytes:
         """Remember a request and return its token."""
         self._last = self._last % 0xFFFFFFFF + 1
-        request.token = self._last.to_bytes(4, "big")
+        self.adopt(request, self._last.to_bytes(TOKEN_SIZE, "big"))
+        return request.token
+
+    def adopt(self, request: Request, token: bytes) -> None:
+        """Remember a request that was sent by an earlier kernel process with this token."""
+        request.token = token
         self._by_token[request.token] = request
         self._by_id[request.msg_id] = request
         self._sent[request.msg_id] = None
@@ -181,7 +189,6 @@ class PendingRequests:
             del self._sent[next(iter(self._sent))]
         if request.is_cell and request.subshell is None:
             self.cells += 1
-        return request.token
 
     def by_token(self, token: bytes) -> Request | None:
         """Return the request that a reply belongs to."""

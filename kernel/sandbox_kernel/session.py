@@ -9,22 +9,20 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from traitlets import Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config import Config
-from traitlets.config.configurable import Configurable
 
-from .bridge_events import Died, Finished, Operation, Output, Ready, read_event
+from .bridge_events import Died, Finished, Operation, Output, Ready, Replayed, Skipped, read_event
 from .errors import (
     InvocationError,
     SandboxConnectionError,
     SandboxError,
     SandboxKernelError,
     SandboxLostError,
+    SandboxTakenError,
     SandboxTimeoutError,
     SessionError,
     StateError,
@@ -34,16 +32,21 @@ from .guard import Guard
 from .lifecycle import State, move
 from .link import envelope
 from .link.channel import LinkChannel
-from .link.protocol import MAX_MESSAGE, Buffer, Link
+from .link.protocol import MAX_MESSAGE, Buffer, Link, LinkError, LinkRefusedError
 from .operations import Operations
 from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec, WorkspaceChanges
-from .providers.registry import create_provider, provider_name
+from .providers.registry import create_provider
 from .recording import Recorder
 from .retry import Retry, RetryPolicy
 from .session_files import LinkFiles
+from .session_info import SessionInfo, SessionListener
+from .session_settings import SessionSettings
 from .shell_command import ShellCommand
 
 if TYPE_CHECKING:
+    from .connection import Connection, OnEnded
+    from .records import SessionRecord
+    from .takeover import Takeover
     from .workspace.patterns import Patterns
 
 CLOSE_TIMEOUT = 0.5
@@ -54,69 +57,18 @@ TELL_TIMEOUT = 5.0
 """Seconds that the inner kernel has to say which of the new packages it had imported."""
 MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
+CALL_RETRY = RetryPolicy(attempts=3, first_delay=0.1, longest_delay=10.0, jitter=0.2)
+"""How a connection that was lost is made again; it is not the number of attempts that ends that."""
+REAP_AFTER = 5.0
+"""Seconds from the first start until it is looked for sandboxes that nobody owns any more."""
+HAND_OVER = 5.0
+"""Seconds after SIGTERM in which a new kernel process may take the sandbox; an editor restarts a kernel so."""
 MAX_LIVES, LIVES_PERIOD = 20, 60.0
 """How often the inner kernel may die within so many seconds. No real one starts so fast."""
 
 
-@dataclass(frozen=True)
-class SessionInfo:
-    """What `%sandbox status` shows. Times in seconds since the epoch."""
-
-    state: State
-    provider: str
-    mode: str = "bridge"
-    isolation: str = ""
-    sandbox_id: str = ""
-    created: float | None = None
-    correlation_id: str = ""
-    python: str = ""
-    guard: str = ""
-    notebook: str = ""
-    error: str = ""
-    details: Mapping[str, str] = field(default_factory=dict)
-
-
-class SessionListener(Protocol):
-    """Who is told what happens to the sandbox. Called on the event loop's thread."""
-
-    def on_message(self, parts: list[Buffer]) -> None:
-        """A message of the inner kernel's (see link/envelope.py)."""
-
-    def on_excess(self, parts: list[Buffer], size: int) -> None:
-        """The first parts of a message of ``size`` bytes, which was dropped since it is too large."""
-
-    def on_ready(self) -> None:
-        """A fresh inner kernel takes requests."""
-
-    def on_ended(self, error: SandboxKernelError) -> None:
-        """What was sent to the sandbox gets no answer any more, for the reason given; its variables are gone."""
-
-
-class SandboxSession(Configurable):
+class SandboxSession(SessionSettings):
     """Owns at most one sandbox at a time. Its methods are called on the event loop's thread."""
-
-    provider = Unicode(config=True, help="The provider that creates sandboxes. Environment: SANDBOX_KERNEL_PROVIDER.")
-    allowed_providers = List(
-        Unicode(),
-        config=True,
-        help="Further providers among which a cell of an ordinary kernel may choose: %%sandbox --provider NAME.",
-    )
-    startup_timeout = Float(60.0, config=True, help="Seconds in which a sandbox must have started.")
-    execution_timeout = Float(
-        0.0, config=True, help="Seconds after which a cell is interrupted, then its kernel ended; 0 means never."
-    )
-    start_attempts = Integer(3, config=True, help="How often a start is tried when a try may help.")
-    retry_delay = Float(1.0, config=True, help="Seconds before the second attempt; doubles with each further one.")
-    retry_longest_delay = Float(10.0, config=True, help="Seconds between attempts at most.")
-    retry_jitter = Float(0.1, config=True, help="Fraction by which the delay varies at random.")
-
-    approvals = Dict(
-        value_trait=Enum(("ask", "allow", "deny")),
-        key_trait=Unicode(),
-        config=True,
-        help="What a %sandbox command that changes this machine, or hands something over, needs: by command's name "
-        "(apply, download, upload, install) 'ask', 'allow' or 'deny'. Default: ask.",
-    )
 
     def __init__(
         self,
@@ -134,6 +86,9 @@ class SandboxSession(Configurable):
         self.log = log or EventLog(config=config)
         self._directory = directory or Path.cwd()
         self._recorder = recorder
+        if recorder is not None and recorder.connection_file:
+            # A notebook of this kernel, which is found by it again; a program's sandboxes are its own affair.
+            recorder.notebook = self.notebook
         self._provider = provider or create_provider(self.provider, self.config)
         self.guard = Guard(self._provider.name, config=config)
         """What of the sandbox's output may reach a front end."""
@@ -141,7 +96,9 @@ class SandboxSession(Configurable):
         self._retry = Retry(policy, sleep)
         self._state = State.INACTIVE
         self._sandbox: Sandbox | None = None
-        self._channel: LinkChannel | None = None
+        self._channel: LinkChannel | Connection | None = None
+        self._connection: Connection | None = None
+        """The channel, where it is made again when it is lost."""
         self._start: asyncio.Task[None] | None = None
         self._moving = asyncio.Lock()
         self._ready: asyncio.Event = asyncio.Event()
@@ -154,16 +111,25 @@ class SandboxSession(Configurable):
         self._correlation_id = ""
         self._python = ""
         self._error = ""
+        self._takeover: Takeover | None = None
+        self._news = ""
+        self._released = False
+        self._taken_over = False
+        """It was not made for this session."""
+        self.used = False
+        """A person has run a cell in it."""
+        self._replays: dict[int, asyncio.Future[Replayed]] = {}
+        self._background: list[asyncio.Task[None]] = []
+        self.attached: Ready | None = None
+        """What the bridge said of the cells of an earlier kernel process, when this one came in its place."""
+        self.idle_since: Callable[[], float] = lambda: 0.0
+        """Tells since when no cell runs, in seconds since the epoch; 0 while one does."""
         self._commands: dict[int, ShellCommand] = {}
         self._command_numbers = 0
         self._operations = Operations(self._send_operation, self._backlog, self._next_number, self._ids)
         self._link_files = LinkFiles(self._operations)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
-
-    @default("provider")
-    def _default_provider(self) -> str:
-        return provider_name(Config())
 
     # ---- what it is
 
@@ -231,9 +197,14 @@ class SandboxSession(Configurable):
             correlation_id=self._correlation_id,
             python=self.versions()[0],
             guard=self.guard.description,
+            notebook=self.notebook,
             error=self._error,
-            details=sandbox.describe() if sandbox else {},
+            details={**(sandbox.describe() if sandbox else {}), **self._describe_connection()},
         )
+
+    def _describe_connection(self) -> dict[str, str]:
+        lost_for = self._connection.lost_for if self._connection is not None else None
+        return {} if lost_for is None else {"connection": f"lost for {lost_for:.0f} s; it is made again"}
 
     def __repr__(self) -> str:
         info = self.info
@@ -246,6 +217,8 @@ class SandboxSession(Configurable):
         self._event("state", old=old.value, new=state.value)
         if self._sandbox is not None and state is not State.CLOSED:
             self._record(lambda recorder, sandbox: recorder.state(sandbox, state.value))
+        if self._connection is not None:
+            self._connection.sleep(state in (State.PAUSING, State.PAUSED, State.RESUMING))
         self.on_state(state)
 
     def _record(self, write: Callable[[Recorder, Sandbox], Any]) -> None:
@@ -268,6 +241,7 @@ class SandboxSession(Configurable):
     def begin_start(self) -> asyncio.Task[None]:
         """Start in the background unless that is under way or done. The task never raises: see `state`."""
         if self._start is None or self._state in (State.INACTIVE, State.ERROR):
+            self._begin_background()
             self._move(State.STARTING)
             self._start = asyncio.create_task(self._run_start())
         return self._start
@@ -293,18 +267,15 @@ class SandboxSession(Configurable):
         began = time.monotonic()
         self._event("start")
         try:
-            sandbox = await self._retry.run(self._create, self._log_retry)
+            sandbox = await self._retry.run(self._obtain, self._log_retry)
             if self._state is not State.STARTING:
                 # Given up meanwhile; a cancellation can be lost in what it arrives together with.
-                await sandbox.close()
+                if not self._taken_over:
+                    await sandbox.close()
                 return
             self._sandbox = sandbox
             self._created = time.time()
-            correlation_id, outlives = self._correlation_id, self.capabilities.outlives_kernel
-            self._record(
-                lambda recorder, made: recorder.made(made, correlation_id=correlation_id, outlives_kernel=outlives)
-            )
-            await self._open_link(sandbox)
+            await self._retry.run(lambda: self._open_link(sandbox), self._log_retry)
             await asyncio.wait_for(self._ready.wait(), self.startup_timeout)
         except asyncio.TimeoutError:
             self._fail(
@@ -320,25 +291,71 @@ class SandboxSession(Configurable):
         except Exception as exc:  # noqa: BLE001 - the edge: a provider's fault must become an error in the cell
             self._fail(SessionError(f"The sandbox could not be started: {exc!r}. The log has more.", **self._ids()))
         else:
+            if self._takeover is not None:
+                self._takeover.wanted = None
             self._event("started", seconds=round(time.monotonic() - began, 3))
 
-    async def _create(self) -> Sandbox:
-        return await self._provider.create(SandboxSpec(self._correlation_id, directory=self._directory))
+    async def _obtain(self) -> Sandbox:
+        """Return the sandbox that is wanted, or is left from this notebook's last kernel process; else a new one."""
+        outlives = self.capabilities.outlives_kernel
+        found = await self._sandboxes().find(self._correlation_id) if outlives else None
+        self._taken_over = found is not None
+        if found is not None:
+            return found
+        sandbox = await self._provider.create(
+            SandboxSpec(self._correlation_id, directory=self._directory, kept=outlives)
+        )
+        if self._recorder is not None:
+            self._spawn(self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id))
+        return sandbox
+
+    def _sandboxes(self) -> Takeover:
+        """Return who finds the sandboxes that there are already."""
+        if self._takeover is None:
+            # Imported here: the local provider's end with their kernel process.
+            from .takeover import Takeover
+
+            self._takeover = Takeover(self._provider, self._recorder, self._event)
+        return self._takeover
 
     def _log_retry(self, attempt: int, delay: float, error: SandboxError) -> None:
         self._event("retry", "warning", attempt=attempt, delay=round(delay, 3), error=str(error))
 
     async def _open_link(self, sandbox: Sandbox) -> None:
-        transport = await sandbox.open_link()
         self._ready.clear()
         link = Link(os.urandom(16), max_received=self.guard.largest or MAX_MESSAGE)
-        channel = LinkChannel(
-            link, self._on_message, self._listener.on_excess, lambda reason: self._on_lost(channel, reason)
-        )
-        self._channel = channel
-        channel.attach(transport)
+        channel: LinkChannel | Connection
+
+        def on_lost(reason: str, error: SandboxError | LinkError | None) -> None:
+            if channel is self._channel and self._state is not State.CLOSED:
+                self._on_lost(reason, error)
+
+        if self.capabilities.outlives_kernel:
+            channel = self._channel = self._connection = await self._make_connection(sandbox, link, on_lost)
+        else:
+            channel = LinkChannel(link, self._on_message, self._listener.on_excess, on_lost)
+            transport = await sandbox.open_link()
+            self._channel = channel
+            channel.attach(transport)
         if self._blocked:
             channel.hold()
+
+    async def _make_connection(self, sandbox: Sandbox, link: Link, on_lost: OnEnded) -> Connection:
+        # Imported here: the local provider's sandboxes end with their link.
+        from .connection import Connection
+
+        connection = Connection(
+            sandbox,
+            link,
+            self._on_message,
+            self._listener.on_excess,
+            on_lost,
+            policy=CALL_RETRY,
+            patience=self.reconnect_timeout,
+            report=lambda name, level, fields: self._event(name, level, **fields),
+        )
+        await connection.open()
+        return connection
 
     # ---- sending
 
@@ -349,10 +366,16 @@ class SandboxSession(Configurable):
 
     def greeting(self) -> str:
         """What the notebook's first cell has to say, as lines; said once."""
-        return self._sandbox.greeting() if self._sandbox is not None else ""
+        news, self._news = self._news, ""
+        if self._takeover is not None:
+            news, self._takeover.news = self._takeover.news + news, ""
+        return news + (self._sandbox.greeting() if self._sandbox is not None else "")
 
     def belongs_to(self, notebook: str) -> bool:
         """Take note of the notebook's file; return whether only a new sandbox can show what was kept of it."""
+        self.notebook = notebook
+        if self._recorder is not None:
+            self._recorder.notebook = notebook
         return self._provider.belongs_to(notebook)
 
     def before_cell(self) -> str:
@@ -411,7 +434,7 @@ class SandboxSession(Configurable):
 
     def _on_message(self, parts: list[Buffer]) -> None:
         if not parts or bytes(parts[0][:1]) != envelope.EVENT:
-            self._listener.on_message(parts)
+            self._on_jupyter(parts)
             return
         try:
             event = read_event(parts)
@@ -426,10 +449,24 @@ class SandboxSession(Configurable):
                 self._on_died(event.exit, event.stderr)
             case Output(command=command) if command in self._commands:
                 self._commands[command].feed(event.data)
+            case Skipped():
+                self._event("output_skipped", "warning", messages=event.messages)
+                self._listener.on_skipped(event.messages)
+            case Replayed(number=number) if number in self._replays and not self._replays[number].done():
+                self._replays[number].set_result(event)
             case Operation():
                 self._operations.on_event(event.fields, event.data)
             case Finished(command=command) if command in self._commands:
                 self._commands.pop(command).finish(event.exit)
+
+    def _on_jupyter(self, parts: list[Buffer]) -> None:
+        if not parts or parts[0] != envelope.JOURNAL:
+            self._listener.on_message(parts)
+        elif self._replays:
+            self._listener.on_past(parts[1:])
+        else:
+            # Only what was asked for: the bridge may be anybody's.
+            self.dropped += 1
 
     def _on_ready(self, event: Ready) -> None:
         if self._ready.is_set():
@@ -438,6 +475,12 @@ class SandboxSession(Configurable):
             return
         self._deaths = 0
         self._python = event.python
+        if self._takeover is not None and self._takeover.renews:
+            # The notebook was restarted: what ran for it must not go on, and nothing of it is shown.
+            self._takeover.renews = False
+            self.command("restart")
+            return
+        self.attached = event if event.count or event.open or event.missed else None
         self._ready.set()
         self._event("kernel_ready", life=event.life)
         if self._state is State.STARTING:
@@ -488,9 +531,37 @@ class SandboxSession(Configurable):
 
     # ---- ending
 
-    def _on_lost(self, channel: LinkChannel, reason: str) -> None:
-        if channel is self._channel and self._state is not State.CLOSED:
+    def _on_lost(self, reason: str, error: SandboxError | LinkError | None) -> None:
+        if isinstance(error, LinkRefusedError):
+            self._on_taken()
+        elif isinstance(error, SandboxError):
+            self._on_unreachable(error)
+        else:
             self._spawn(self._bury_sandbox(reason))
+
+    def _on_taken(self) -> None:
+        """Another kernel process uses the sandbox now."""
+        error = SandboxTakenError(
+            "Another kernel process has taken the sandbox and has its variables; the next cell starts a fresh one.",
+            **self._ids(),
+        )
+        self._fail(error, keep=True)
+
+    def _on_unreachable(self, error: SandboxError) -> None:
+        """The sandbox may live, but nobody can say; the next cell looks for it again."""
+        from .ownership import Leftover
+
+        ids = self._ids()
+        self._release()
+        self._fail(
+            SandboxConnectionError(
+                f"The sandbox {ids['sandbox_id']} cannot be reached ({error}), so what it did meanwhile is not known; "
+                "run a cell to try again.",
+                **ids,
+            ),
+            keep=True,
+        )
+        self._sandboxes().wanted = Leftover(ids["sandbox_id"], fresh=False)
 
     async def _bury_sandbox(self, reason: str) -> None:
         sandbox, ids = self._sandbox, self._ids()
@@ -508,8 +579,8 @@ class SandboxSession(Configurable):
                 )
             )
 
-    def _fail(self, error: SandboxKernelError) -> None:
-        """Give up the sandbox, if there is one; the next cell starts another."""
+    def _fail(self, error: SandboxKernelError, *, keep: bool = False) -> None:
+        """Give up the sandbox, if there is one; the next cell starts another. ``keep`` leaves it alone."""
         if self._state in (State.ERROR, State.CLOSED, State.STOPPING):
             return
         self._failure = error
@@ -517,23 +588,36 @@ class SandboxSession(Configurable):
         self._event("failed", "error", error=str(error), kind=type(error).__name__)
         if self._start is not None and self._start is not asyncio.current_task():
             self._start.cancel()
-        sandbox = self._drop()
+        if self._taken_over and self._state is State.STARTING:
+            # Somebody's variables are in it; that it could not be reached now is no reason to end it.
+            keep = True
+            self._release()
+        sandbox = self._drop(keep=keep)
         self._move(State.ERROR)
-        if sandbox is not None:
+        if sandbox is not None and not keep:
             self._spawn(sandbox.close())
         self._listener.on_ended(error)
 
-    def _drop(self) -> Sandbox | None:
-        self._record(lambda recorder, sandbox: recorder.gone(sandbox))
+    def _release(self, *, detached: bool = False, restarted: bool = False) -> None:
+        if self._recorder is not None:
+            self._recorder.release(detached=detached, restarted=restarted)
+
+    def _drop(self, *, keep: bool = False) -> Sandbox | None:
+        if not keep:
+            self._record(lambda recorder, sandbox: recorder.gone(sandbox))
         sandbox, self._sandbox = self._sandbox, None
         self._ready.clear()
         if self._channel is not None:
             self._channel.close()
-            self._channel = None
+            self._channel = self._connection = None
         for command in self._commands.values():
             command.finish(None)
         self._commands.clear()
         self._operations.on_lost()
+        for replay in self._replays.values():
+            if not replay.done():
+                replay.set_exception(SandboxLostError("The sandbox ended while past outputs were read.", **self._ids()))
+        self.attached = None
         return sandbox
 
     async def stop(self, reason: str = "it was stopped") -> None:
@@ -546,21 +630,139 @@ class SandboxSession(Configurable):
             self._move(State.INACTIVE)
         self._listener.on_ended(SandboxLostError(f"The sandbox is gone: {reason}. The next cell starts a fresh one."))
 
-    async def close(self) -> None:
-        """Give the sandbox back for good. Idempotent."""
-        if self._state is not State.CLOSED:
-            self._move(State.CLOSED)
+    async def detach(self) -> str:
+        """Leave the sandbox, which goes on, for any kernel to attach to; return its id. Raises SandboxError."""
+        if not self.capabilities.outlives_kernel:
+            raise SessionError(f"Sandboxes of the provider {self._provider.name} end with their kernel process.")
+        self._require_running()
+        async with self._moving:
+            sandbox_id = str(self._ids()["sandbox_id"])
+            self._move(State.STOPPING)
+            self._release(detached=True)
+            self._drop(keep=True)
+            self._move(State.INACTIVE)
+        self._listener.on_ended(
+            SandboxLostError(
+                f"The sandbox {sandbox_id} was detached and goes on; `%sandbox attach {sandbox_id}` shows what it does."
+            )
+        )
+        return sandbox_id
+
+    async def attach(self, sandbox_id: str, *, force: bool = False) -> None:
+        """Go on with an existing sandbox in place of this one, in which no person has run anything.
+
+        Raises SessionError where another kernel process uses it, unless it is taken away by ``force``; NotFoundError.
+        """
+        from .ownership import Leftover
+
+        if not self.capabilities.outlives_kernel:
+            raise SessionError(f"Sandboxes of the provider {self._provider.name} end with their kernel process.")
+        if self._state not in (State.INACTIVE, State.ERROR):
+            if self.used:
+                raise SessionError(
+                    f"This notebook uses the sandbox {self._ids()['sandbox_id']}; `%sandbox detach` or `%sandbox stop` "
+                    "comes first."
+                )
+            await self.stop("another one is attached")
+        sandboxes = self._sandboxes()
+        sandboxes.wanted, sandboxes.forced = Leftover(sandbox_id, fresh=False), force
+        try:
+            await self.start()
+        finally:
+            sandboxes.wanted, sandboxes.forced = None, False
+        self.used = True
+
+    async def attachable(self) -> Sequence[SessionRecord]:
+        """Return the recorded sandboxes that `attach` may be called with, this notebook's at the end."""
+        return await self._sandboxes().attachable() if self.capabilities.outlives_kernel else []
+
+    async def replay(self, count: int | None) -> Replayed:
+        """Have past messages sent to the listener again; return when all are there, and what became of them.
+
+        ``count`` is a cell's number, 0 for the last cell; None stands for what earlier kernel processes did not get.
+        """
+        if not self.capabilities.outlives_kernel:
+            raise SessionError(f"Sandboxes of the provider {self._provider.name} keep no journal of what they sent.")
+        self._require_running()
+        number = self._next_number()
+        ended: asyncio.Future[Replayed] = asyncio.get_running_loop().create_future()
+        self._replays[number] = ended
+        try:
+            self.command("journal", id=number, count=count)
+            return await ended
+        finally:
+            del self._replays[number]
+
+    async def close(self, *, restart: bool = False) -> None:
+        """Leave the sandbox for good: what becomes of it says `on_shutdown`. Idempotent.
+
+        Before a ``restart`` a sandbox that outlives this process is left for the next one.
+        """
+        if self._state is State.CLOSED:
+            return
+        self._move(State.CLOSED)
+        if self._released:
+            await self._hand_over()
+        elif restart and self.capabilities.outlives_kernel and self._sandbox is not None:
+            self._release(restarted=True)
+            self._drop(keep=True)
+        else:
+            await self._end_sandbox()
+        if self._tasks:
+            # The records' last words; a task that hangs is not waited for.
+            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+        for task in (*self._tasks, *self._background):
+            task.cancel()
+
+    async def _end_sandbox(self) -> None:
+        ending = self.on_shutdown.get(self._provider.name, "close") if self.capabilities.outlives_kernel else "close"
+        if self._sandbox is None or ending == "close":
             await self._close_sandbox()
-            if self._tasks:
-                # The records' last words; a task that hangs is not waited for.
-                await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
-            for task in self._tasks:
-                task.cancel()
+            return
+        if ending == "pause":
+            try:
+                await self._sandbox.pause()
+            except SandboxKernelError as exc:
+                self._event("pause_failed", "warning", error=str(exc))
+        self._release(detached=True)
+        self._drop(keep=True)
+
+    async def _hand_over(self) -> None:
+        """Wait for the next kernel process of a restart by signal; where none comes, do as for any shutdown."""
+        sandbox, recorder = self._sandbox, self._recorder
+        if sandbox is None or recorder is None:
+            await self._close_sandbox()
+            return
+        deadline = time.monotonic() + HAND_OVER
+        while time.monotonic() < deadline and recorder.is_released(self._provider.name, sandbox.sandbox_id):  # noqa: ASYNC110 - another process's doing
+            await asyncio.sleep(HAND_OVER / 25)
+        try:
+            await recorder.claim(sandbox.sandbox_id, self._provider, correlation_id=self._correlation_id, force=False)
+        except SandboxKernelError:
+            # Another process has it.
+            self._drop(keep=True)
+        else:
+            await self._end_sandbox()
 
     def kill(self) -> None:
-        """What `close` does, without waiting."""
-        if self._sandbox is not None:
+        """What `close` does, without waiting. A sandbox that can be handed over is: who signals may start anew."""
+        if self._sandbox is None:
+            return
+        if self.capabilities.outlives_kernel:
+            self._released = True
+            self._release(restarted=True)
+        else:
             self._sandbox.kill()
+
+    def leave(self) -> None:
+        """Let go of a sandbox that outlives this process, as if the process had crashed: its starter has died."""
+        if self._sandbox is not None and self.capabilities.outlives_kernel:
+            self._drop(keep=True)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether `close` will wait for another kernel process."""
+        return self._released and self._state is not State.CLOSED
 
     async def _close_sandbox(self) -> None:
         if self._start is not None and not self._start.done():
@@ -569,6 +771,22 @@ class SandboxSession(Configurable):
         sandbox = self._drop()
         if sandbox is not None:
             await sandbox.close()
+
+    def _begin_background(self) -> None:
+        """Give signs of life, and stop once what nobody owns any more."""
+        if self._recorder is None or self._background:
+            return
+        self._background = [
+            asyncio.ensure_future(self._recorder.beat(self.idle_since, self._on_taken)),
+            asyncio.ensure_future(self._reap(self._recorder)),
+        ]
+
+    async def _reap(self, recorder: Recorder) -> None:
+        # The start comes first.
+        await asyncio.sleep(REAP_AFTER)
+        from .reaping import reap
+
+        await reap(recorder, self._provider, self.config, self.orphan_grace, self.log)
 
     # ---- pausing and renewing
 
@@ -604,6 +822,7 @@ class SandboxSession(Configurable):
                 if self._state is State.RESUMING:
                     self._move(State.PAUSED)
                 raise
+            self._news += "The sandbox was paused and goes on: variables, files and packages are kept.\n"
             self._move(State.ACTIVE)
         if self._ready.is_set():
             self._listener.on_ready()

@@ -108,6 +108,10 @@ class NotebookContext:
         transient = {"display_id": display_id} if display_id else {}
         self._turn.tell(lambda: publish(data=data, metadata=metadata or {}, transient=transient, update=update))
 
+    async def show_past(self, count: int | None) -> None:
+        """Refuse: an ordinary kernel's cells get what their sandbox sends at once, or not at all."""
+        raise CommandError("Past outputs are shown in notebooks of the kernel Python (sandbox).")
+
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""
         if not self._notebook.can_ask:

@@ -45,6 +45,8 @@ class CellBook:
     def __init__(self) -> None:
         self._by_id: dict[str, Cell] = {}
         self._by_token: dict[bytes, Cell] = {}
+        self.last_count = 0
+        """The number of the cell that was announced last, in this life of the kernel."""
         self._serial = 0
         self._parent = b""
         self._parents_cell: Cell | None = None
@@ -84,6 +86,8 @@ class CellBook:
         """Take the number of a cell from the message that announces its text."""
         found = _COUNT.search(content)
         cell.count = int(found[1]) if found else 0
+        if not cell.hidden:
+            self.last_count = cell.count or self.last_count
 
     def answered(self) -> None:
         """An answer has come for the question that waits."""
@@ -92,6 +96,7 @@ class CellBook:
 
     def ended(self, number: int) -> None:
         """The inner kernel's life has ended, and with it every cell."""
+        self.last_count = 0
         for cell in self.open:
             cell.replied = cell.idle = True
             cell.last = number

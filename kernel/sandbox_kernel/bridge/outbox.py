@@ -160,7 +160,7 @@ class Outbox:
         missed = self.cells.missed(self._seen)
         self._missing = bool(missed)
         waiting = [[cell.token.hex(), cell.msg_id, cell.hidden] for cell in self.cells.open[:MAX_TOLD]]
-        return {"missed": len(missed), "open": waiting}
+        return {"missed": len(missed), "open": waiting, "count": self.cells.last_count}
 
     def replay(self, number: int, count: int | None) -> None:
         """Send again, as operation NUMBER, what cells sent, as far as it is there.

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 COMMANDS = {
     "apply": (),
+    "attach": ("--force",),
+    "detach": (),
     "diff": ("--stat",),
     "discard": (),
     "download": ("--to",),
@@ -22,6 +24,7 @@ COMMANDS = {
     "pause": (),
     "pull": (),
     "push": (),
+    "replay": (),
     "restart": (),
     "resume": (),
     "shell": (),

@@ -217,6 +217,10 @@ class Provider(Configurable):
     capabilities: Capabilities
     kernel_arguments: Sequence[str] = ()
     """Options for the ipykernel in each sandbox, such as "--InteractiveShell.colors=nocolor"."""
+    hourly_cost: float = 0.0
+    """US dollars for an hour of a sandbox, as the configuration or the provider says; 0 if none are known."""
+    place: str = ""
+    """Where its sandboxes are, such as a server's address, for a provider that can be at several places."""
     private_paths: Sequence[str] = ()
     """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
 
@@ -248,7 +252,10 @@ class Provider(Configurable):
 
     @abstractmethod
     async def connect(self, sandbox_id: str) -> Sandbox:
-        """Return an existing sandbox by id. Raises NotFoundError, or SandboxError where the kind cannot do it."""
+        """Return an existing sandbox by id; one that was paused goes on.
+
+        Raises NotFoundError, SandboxConnectionError, or SandboxError where the kind cannot do it.
+        """
 
     @abstractmethod
     async def list(self) -> Sequence[SandboxRecord]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -92,7 +91,7 @@ class Calls:
                 error = await self.error(exc, **ids)
                 if last or isinstance(error, ConfigurationError):
                     raise error from exc
-            await asyncio.sleep(POLICY.delay(attempt, random.random()))  # noqa: S311 - against herds, not thieves
+            await asyncio.sleep(POLICY.delay_at_random(attempt))
             attempt += 1
 
     def metadata(self, sandbox_id: str = "", correlation_id: str = "") -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,9 @@ CREATE_TIMEOUT = 60.0
 """Seconds in which the executor must have made a sandbox."""
 
 
+PAUSED = "paused"
+
+
 class ExecutorClient:
     """Belongs to the event loop on which it was made."""
 
@@ -35,8 +38,11 @@ class ExecutorClient:
         return ExecutorSandbox(self._calls, info, correlation_id)
 
     async def attach(self, sandbox_id: str) -> ExecutorSandbox:
-        """Return a sandbox that exists. Raises NotFoundError."""
-        info = await self._calls.unary("Attach", pb.SandboxRequest(sandbox_id=sandbox_id), sandbox_id=sandbox_id)
+        """Return a sandbox that exists; one that was paused goes on. Raises NotFoundError."""
+        request = pb.SandboxRequest(sandbox_id=sandbox_id)
+        info = await self._calls.unary("Attach", request, sandbox_id=sandbox_id)
+        if info.state == PAUSED:
+            info = await self._calls.unary("Resume", request, sandbox_id=sandbox_id)
         return ExecutorSandbox(self._calls, info)
 
     async def list(self) -> list[SandboxRecord]:

@@ -48,12 +48,14 @@ class ExecutorProvider(Provider):
     )
     keepalive_timeout = Float(5.0, min=0.1, help="Seconds that it has to answer that.").tag(config=True)
     hourly_rate = Float(
-        0.0, min=0.0, help="What a sandbox costs in an hour. With a rate, only a cell that a person ran starts one."
+        0.0, min=0.0, help="US dollars that a sandbox costs in an hour. With a rate, only a cell that a person ran starts one."
     ).tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.capabilities = Capabilities(pause=True, outlives_kernel=True, billed=self.hourly_rate > 0)
+        self.hourly_cost = self.hourly_rate
+        self.place = self.address
         self._client: ExecutorClient | None = None
 
     @default("plaintext")

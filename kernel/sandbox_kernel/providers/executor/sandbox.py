@@ -10,9 +10,11 @@ from typing import Any
 import grpc
 
 from sandbox_kernel.errors import (
+    ConfigurationError,
     InvocationError,
     NotFoundError,
     SandboxConnectionError,
+    SandboxError,
     SandboxKernelError,
     SandboxLostError,
     SandboxTimeoutError,
@@ -50,6 +52,9 @@ class ExecutorSandbox(Sandbox):
             return CallTransport(await self._calls.attempts(self._open_call, **self._ids))
         except NotFoundError as exc:
             raise SandboxLostError(str(exc), provider=PROVIDER, **self._ids) from exc
+        except ConfigurationError as exc:
+            # It worked before: its certificate has expired, or it is another version now.
+            raise SandboxError(str(exc), provider=PROVIDER, **self._ids) from exc
 
     async def _open_call(self, waits: bool) -> Any:
         call = self._calls.stream("Link", waits=waits, **self._ids)

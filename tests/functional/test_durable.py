@@ -1,0 +1,371 @@
+"""A notebook whose sandbox outlives connections and kernel processes. Real kernels, real kills; the keeper holds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_kernel.records import RecordFile, SessionRecord
+from tests.keeper import tell
+
+from .client import PATIENCE, FrontEnd, KernelProcess, spawn_with
+
+ROOT = Path(__file__).parent.parent.parent
+ENTRY = "[sandbox_kernel.providers]\nkeeper = tests.keeper:KeeperProvider\n"
+
+
+class World:
+    """A keeper, and the folder of a user whose kernels have it as their provider."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = str(folder / "keeper")
+        self._plugins = folder / "plugins"
+        info = self._plugins / "keeper-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: keeper\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(ENTRY)
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-m", "tests.keeper", self.address],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._keeper.stdout is not None
+        assert self._keeper.stdout.readline()
+        self.kernels: list[KernelProcess] = []
+        self.records = RecordFile(folder / "data" / "sandbox" / "sessions.sqlite")
+
+    def tell(self, op: str, **fields: object) -> dict[str, Any]:
+        return tell(self.address, op, **fields)
+
+    @property
+    def sandboxes(self) -> list[str]:
+        ids: list[str] = self.tell("list")["ids"]
+        return ids
+
+    def kernel(self, name: str = "a", *arguments: str, notebook: str = "") -> KernelProcess:
+        """Start a kernel process; NAME is its connection file's."""
+        path = self.folder / f"{name}.json"
+        options = ["--provider", "keeper", f"--KeeperProvider.address={self.address}", *arguments]
+        environment = {"PYTHONPATH": f"{self._plugins}{os.pathsep}{ROOT}"}
+        if notebook:
+            environment["JPY_SESSION_NAME"] = notebook
+        if not path.exists():
+            from jupyter_client.connect import write_connection_file
+
+            write_connection_file(str(path), key=os.urandom(16).hex().encode())
+        kernel = spawn_with(path, *options, environment=environment)
+        self.kernels.append(kernel)
+        return kernel
+
+    def record(self, sandbox_id: str) -> SessionRecord:
+        (found,) = self.records.find(sandbox_id)
+        return found
+
+    def sandbox_of(self, kernel: KernelProcess) -> str:
+        """The id of the sandbox that a kernel process has, which it may just be writing down."""
+        ids: list[str] = []
+
+        def find() -> bool:
+            ids[:] = [record.sandbox_id for record in self.records.all() if record.kernel_pid == kernel.pid]
+            return bool(ids)
+
+        self.until(find)
+        return ids[0]
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in (self.folder / "runtime").glob("*.log"))
+
+    def close(self) -> None:
+        for kernel in self.kernels:
+            if kernel.process.poll() is None:
+                kernel.process.kill()
+            kernel.end()
+        assert self._keeper.stdin is not None
+        assert self._keeper.stdout is not None
+        self._keeper.stdin.close()
+        self._keeper.stdout.close()
+        self._keeper.wait()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+@contextmanager
+def quiet(kernel: KernelProcess) -> Iterator[FrontEnd]:
+    """A front end of a kernel that complains of nothing."""
+    yield kernel.front_end()
+    assert kernel.complaints() == ""
+
+
+def kill(kernel: KernelProcess) -> None:
+    """End a kernel process as an accident does, and what its front ends had."""
+    kernel.process.kill()
+    kernel.process.wait()
+    for front_end in kernel.front_ends:
+        front_end.close()
+    kernel.front_ends.clear()
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers that cells printed, without what is said of them."""
+    return [int(line) for line in text.split() if line.isdigit()]
+
+
+def notices(exchange: Any) -> str:
+    return "\n".join(content["data"]["text/plain"] for content in exchange.contents("display_data"))
+
+
+COUNT = "import time\nfor i in range({}):\n    print(i, flush=True)\n    time.sleep(0.1)"
+
+
+def test_connection_that_is_cut_costs_nothing(world: World) -> None:
+    with quiet(world.kernel()) as front_end:
+        cell = front_end.cell(COUNT.format(30))
+        for _ in range(3):
+            front_end.until(lambda: bool(cell.stream()))
+            world.tell("cut")
+            time.sleep(0.3)
+        front_end.finish(cell)
+        assert numbers(cell.stream()) == list(range(30))
+        assert (cell.status, cell.outputs.count("error"), cell.stream("stderr")) == ("ok", 0, "")
+        assert notices(cell) == ""
+        cell.assert_ended_once()
+
+
+def test_cells_wait_while_the_sandbox_cannot_be_reached_and_run_once(world: World) -> None:
+    with quiet(world.kernel()) as front_end:
+        front_end.run("n = 0")
+        world.tell("cut", away=True)
+        cells = [front_end.cell("n += 1\nprint(n)") for _ in range(5)]
+        time.sleep(1)
+        world.tell("cut")
+        front_end.finish(*cells)
+        assert [cell.stream() for cell in cells] == [f"{n}\n" for n in range(1, 6)]
+
+
+def test_sandbox_that_is_gone_for_good_is_told_once_in_each_cell(world: World) -> None:
+    with quiet(world.kernel()) as front_end:
+        front_end.run("x = 1")
+        cells = [front_end.cell("import time; time.sleep(60)"), front_end.cell("print(1)")]
+        front_end.until(lambda: "busy" in cells[0].statuses)
+        (sandbox_id,) = world.sandboxes
+        os.kill(world.tell("find", id=sandbox_id)["pid"], signal.SIGKILL)
+        front_end.finish(*cells)
+        assert {cell.error["ename"] for cell in cells} == {"SandboxLostError"}
+        after = front_end.run("print(2)")
+        assert after.stream() == "2\n"
+        assert after.stream("stderr").startswith("The sandbox is a fresh one")
+
+
+def test_killed_kernel_process_gives_the_same_variables_and_all_output(world: World) -> None:
+    first = world.kernel()
+    front_end = first.front_end()
+    front_end.run("x = 41")
+    cell = front_end.cell(COUNT.format(60))
+    front_end.until(lambda: len(numbers(cell.stream())) > 5)
+    (sandbox_id,) = world.sandboxes
+    kill(first)
+    time.sleep(1)
+    with quiet(world.kernel()) as again:
+        host = again.run("print(x + 1)")
+        assert host.stream().endswith("42\n")
+        assert numbers(host.stream()) == [*range(60), 42]
+        assert "In [2]: import time…" in notices(host)
+        assert host.stream("stderr") == (
+            f"The kernel process had ended and is a new one; the sandbox {sandbox_id} went on: variables, files and "
+            "packages are kept.\n"
+        )
+        order = [msg["msg_type"] for msg in host.messages]
+        assert order.index("stream") == 1
+        assert (host.status, host.count, world.sandboxes) == ("ok", 3, [sandbox_id])
+        host.assert_ended_once()
+        assert again.run("x").result == "41"
+
+
+def test_running_cell_streams_on_in_the_cell_that_attaches(world: World) -> None:
+    first = world.kernel()
+    front_end = first.front_end()
+    cell = front_end.cell(COUNT.format(40) + "\nname = input('name? ')")
+    front_end.until(lambda: bool(cell.stream()))
+    (sandbox_id,) = world.sandboxes
+    kill(first)
+    with quiet(world.kernel("b")) as other:
+        host = other.cell(f"%sandbox attach {sandbox_id}")
+        other.until(lambda: bool(host.questions))
+        assert host.questions[0]["content"]["prompt"] == "name? "
+        assert numbers(host.stream()) == list(range(40))
+        other.answer("Ada")
+        other.finish(host)
+        assert host.status == "ok"
+        assert other.run("name").result == "'Ada'"
+        assert world.sandboxes == [sandbox_id]
+
+
+def test_question_that_waits_is_asked_again(world: World) -> None:
+    first = world.kernel()
+    front_end = first.front_end()
+    cell = front_end.cell("name = input('name? ')")
+    front_end.until(lambda: bool(cell.questions))
+    kill(first)
+    with quiet(world.kernel()) as again:
+        host = again.cell("print('hello', name)")
+        again.until(lambda: bool(host.questions))
+        again.answer("Ada")
+        again.finish(host)
+        assert host.stream().endswith("hello Ada\n")
+
+
+def test_interrupt_reaches_a_cell_of_before(world: World) -> None:
+    first = world.kernel()
+    front_end = first.front_end()
+    cell = front_end.cell("x = 1\nprint('begun')\nimport time\ntime.sleep(1000)")
+    front_end.until(lambda: "begun" in cell.stream())
+    (sandbox_id,) = world.sandboxes
+    kill(first)
+    with quiet(world.kernel("b")) as other:
+        host = other.cell(f"%sandbox attach {sandbox_id}")
+        other.until(lambda: "begun" in host.stream())
+        other.interrupt()
+        other.finish(host)
+        assert [content["ename"] for content in host.contents("error")] == ["KeyboardInterrupt"]
+        assert other.run("x").result == "1"
+
+
+def test_detached_sandbox_goes_on_and_is_offered_and_comes_back(world: World) -> None:
+    with quiet(world.kernel("a", notebook="/n/one.ipynb")) as front_end:
+        front_end.run("x = 7")
+        said = front_end.run("%sandbox detach").stream()
+        (sandbox_id,) = world.sandboxes
+        assert sandbox_id in said
+        assert world.record(sandbox_id).ending == "detached"
+        fresh = front_end.run("'x' in dir()")
+        assert fresh.result == "False"
+        assert f"`%sandbox attach {sandbox_id}` goes on with it" in fresh.stream("stderr")
+        assert front_end.run(f"%sandbox attach {sandbox_id}").error["ename"] == "SessionError"
+        front_end.run("%sandbox stop")
+        front_end.run("%sandbox attach")
+        assert front_end.run("x").result == "7"
+        assert world.sandboxes == [sandbox_id]
+
+
+def test_past_cell_is_shown_again(world: World) -> None:
+    with quiet(world.kernel()) as front_end:
+        front_end.run("print('one')")
+        front_end.run("print('two')\n3")
+        last = front_end.run("%sandbox replay")
+        assert (last.stream(), last.result) == ("two\n", "3")
+        assert front_end.run("%sandbox replay 1").stream() == "one\n"
+        assert "no cell 9" in notices(front_end.run("%sandbox replay 9"))
+
+
+def test_restart_gives_fresh_variables_in_the_same_sandbox(world: World) -> None:
+    first = world.kernel()
+    front_end = first.front_end()
+    front_end.run("x = 1\nopen('kept', 'w').close()")
+    (sandbox_id,) = world.sandboxes
+    front_end.ask("shutdown_request", {"restart": True}, channel="control")
+    first.process.wait(PATIENCE)
+    first.end()
+    with quiet(world.kernel()) as again:
+        cell = again.run("import os\n('x' in dir(), os.path.exists('kept'))")
+        assert cell.result == "(False, True)"
+        assert cell.stream("stderr") == (
+            f"The notebook was restarted in its sandbox {sandbox_id}: variables are gone, files and packages are "
+            "kept.\n"
+        )
+        assert cell.count == 1
+        assert world.sandboxes == [sandbox_id]
+
+
+def test_signal_and_a_new_process_at_once_give_fresh_variables_in_the_same_sandbox(world: World) -> None:
+    first = world.kernel("a", notebook="/n/one.ipynb")
+    front_end = first.front_end()
+    front_end.run("x = 1\nopen('kept', 'w').close()")
+    sandboxes = world.sandboxes
+    first.process.terminate()
+    with quiet(world.kernel("b", notebook="/n/one.ipynb")) as again:
+        assert again.run("import os\n('x' in dir(), os.path.exists('kept'))").result == "(False, True)"
+        first.process.wait(PATIENCE)
+        assert again.run("1").status == "ok"
+        assert world.sandboxes == sandboxes
+
+
+def test_signal_without_a_new_process_closes_the_sandbox(world: World) -> None:
+    kernel = world.kernel()
+    kernel.front_end().run("x = 1")
+    assert world.sandboxes
+    kernel.process.terminate()
+    kernel.process.wait(PATIENCE)
+    assert (world.sandboxes, world.records.all()) == ([], [])
+
+
+@pytest.mark.parametrize(("policy", "left"), [("close", 0), ("pause", 1), ("detach", 1)])
+def test_shutdown_does_what_is_configured(world: World, policy: str, left: int) -> None:
+    kernel = world.kernel("a", f'--SandboxSession.on_shutdown={{"keeper": "{policy}"}}')
+    front_end = kernel.front_end()
+    front_end.run("x = 1")
+    front_end.ask("shutdown_request", {"restart": False}, channel="control")
+    kernel.process.wait(PATIENCE)
+    assert len(world.sandboxes) == left
+    assert [record.ending for record in world.records.all()] == ["detached"] * left
+    if left:
+        with quiet(world.kernel("b")) as other:
+            other.run("%sandbox attach")
+            assert other.run("x").result == "1"
+
+
+def test_two_kernels_never_drive_one_sandbox_unknowingly(world: World) -> None:
+    with quiet(world.kernel("a")) as one, quiet(world.kernel("b")) as two:
+        one.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        refused = two.run(f"%sandbox attach {sandbox_id}").error
+        assert refused["ename"] == "SessionError"
+        assert f"kernel process {world.kernels[0].pid} uses the sandbox" in refused["evalue"]
+        two.run(f"%sandbox attach --force {sandbox_id}")
+        assert two.run("x").result == "1"
+        lost = one.run("x")
+        if lost.error["ename"] == "NameError":
+            assert lost.stream("stderr").startswith("Another kernel process has taken the sandbox")
+        else:
+            assert lost.error["ename"] == "SandboxTakenError"
+        assert two.run("x").result == "1"
+
+
+def test_reaper_stops_exactly_the_orphans(world: World) -> None:
+    alive, killed, detached = (world.kernel(name) for name in "abc")
+    ids = []
+    for kernel in (alive, killed, detached):
+        kernel.front_end().run("x = 1")
+        ids.append(world.sandbox_of(kernel))
+    detached.front_ends[0].run("%sandbox detach")
+    kill(killed)
+    reaper = world.kernel("d", "--SandboxSession.orphan_grace=0")
+    reaper.front_end().run("1")
+    world.until(lambda: ids[1] not in world.sandboxes)
+    time.sleep(0.5)
+    assert ids[0] in world.sandboxes
+    assert ids[2] in world.sandboxes
+    assert alive.front_ends[0].run("x").result == "1"
+    assert {record.sandbox_id for record in world.records.all()} >= {ids[0], ids[2]}
+    assert ids[1] not in {record.sandbox_id for record in world.records.all()}

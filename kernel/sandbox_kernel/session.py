@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -350,7 +351,7 @@ class SandboxSession(SessionSettings):
             self._on_message,
             self._listener.on_excess,
             on_lost,
-            policy=CALL_RETRY,
+            policy=replace(CALL_RETRY, longest_delay=self.reconnect_longest_delay),
             patience=self.reconnect_timeout,
             report=lambda name, level, fields: self._event(name, level, **fields),
         )

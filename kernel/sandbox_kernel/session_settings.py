@@ -29,6 +29,9 @@ class SessionSettings(Configurable):
     retry_longest_delay = Float(10.0, config=True, help="Seconds between attempts at most.")
     retry_jitter = Float(0.1, config=True, help="Fraction by which the delay varies at random.")
 
+    reconnect_longest_delay = Float(
+        10.0, config=True, help="Seconds between two attempts to make a lost connection again, at most."
+    )
     reconnect_timeout = Float(
         3600.0, config=True, help="Seconds for which a lost connection to a sandbox is made again; 0 means for ever."
     )

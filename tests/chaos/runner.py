@@ -91,7 +91,9 @@ class Chaos:
         self.executor = ExecutorProcess(folder / "executor", Executor={"max_sandboxes": 50})
         self.proxy = ChaosProxy(lambda: ("127.0.0.1", self.executor.port))
         options = {"address": f"localhost:{self.proxy.port}", "keepalive": 1.0, "keepalive_timeout": 0.5}
-        self._arguments = self.executor.arguments(**options)
+        # Faults come a thousand times as often as elsewhere, and nobody is to be spared.
+        own = ("--SandboxSession.reconnect_longest_delay=0.2", "--SandboxSession.retry_delay=0.1")
+        self._arguments = [*own, *self.executor.arguments(**options)]
         self.kernel: KernelProcess = spawn(folder / "kernel", *self._arguments)
         self.front_end: FrontEnd = self.kernel.front_end()
         self._expected: dict[int, str] = {}

@@ -13,7 +13,7 @@ from sandbox_kernel.bridge_events import Finished, Operation, Output, read_event
 from sandbox_kernel.errors import SandboxConnectionError
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.channel import LinkChannel
-from sandbox_kernel.link.protocol import Buffer, Link
+from sandbox_kernel.link.protocol import Buffer, Link, LinkError
 from sandbox_kernel.link.stream import SocketTransport
 from sandbox_kernel.operations import Operations
 from sandbox_kernel.providers.local.sandbox import LocalSandbox
@@ -99,8 +99,13 @@ class Errands:
     def _open(self) -> None:
         transport = SocketTransport(self._sandbox.open_errands())
         link = Link(os.urandom(16), max_received=MAX_MESSAGE)
-        self._channel = LinkChannel(link, self._on_message, lambda parts, size: None, lambda reason: self._lose())
+        self._channel = LinkChannel(
+            link, self._on_message, lambda parts, size: None, lambda reason, error: self._lose()
+        )
         self._channel.attach(transport)
+
+    def _on_lost(self, reason: str, error: LinkError | None) -> None:
+        self._lose()
 
     def _lose(self) -> None:
         self._channel = None

@@ -173,7 +173,7 @@ class Service:
             raise InvocationError("A link begins with the name of its sandbox.")
         hosted = self._find(caller, first.open.sandbox_id)
         await self._sandboxes.wake(hosted)
-        await Relay(hosted, stream, self._metrics).run(lambda: self._sandboxes.bury(hosted))
+        await Relay(hosted, stream, first.open, self._metrics).run(lambda: self._sandboxes.bury(hosted))
 
     # ---- which one
 

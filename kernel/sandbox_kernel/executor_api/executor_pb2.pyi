@@ -200,10 +200,18 @@ class RunOutput(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., exit_code: _Optional[int] = ...) -> None: ...
 
 class LinkOpen(_message.Message):
-    __slots__ = ("sandbox_id",)
+    __slots__ = ("sandbox_id", "heartbeat", "patience")
     SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    def __init__(self, sandbox_id: _Optional[str] = ...) -> None: ...
+    heartbeat: float
+    patience: float
+    def __init__(self, sandbox_id: _Optional[str] = ..., heartbeat: _Optional[float] = ..., patience: _Optional[float] = ...) -> None: ...
+
+class LinkAlive(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class LinkClose(_message.Message):
     __slots__ = ("reason", "ended")
@@ -214,11 +222,13 @@ class LinkClose(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., ended: bool = ...) -> None: ...
 
 class LinkChunk(_message.Message):
-    __slots__ = ("open", "data", "close")
+    __slots__ = ("open", "data", "close", "alive")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
     open: LinkOpen
     data: bytes
     close: LinkClose
-    def __init__(self, open: _Optional[_Union[LinkOpen, _Mapping]] = ..., data: _Optional[bytes] = ..., close: _Optional[_Union[LinkClose, _Mapping]] = ...) -> None: ...
+    alive: LinkAlive
+    def __init__(self, open: _Optional[_Union[LinkOpen, _Mapping]] = ..., data: _Optional[bytes] = ..., close: _Optional[_Union[LinkClose, _Mapping]] = ..., alive: _Optional[_Union[LinkAlive, _Mapping]] = ...) -> None: ...

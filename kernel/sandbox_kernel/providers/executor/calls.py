@@ -43,12 +43,16 @@ class Calls:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._channel = _open(connection)
+        self._closing: set[asyncio.Task[None]] = set()
         self._reachable = False
         """Whether a connection of our own could be made when gRPC had none."""
 
-    async def close(self) -> None:
-        """End the channel, and what uses it."""
-        await self._channel.close()
+    def renew(self) -> None:
+        """Change to a new connection: nothing comes over this one, of which gRPC may not know for minutes."""
+        old, self._channel = self._channel, _open(self.connection)
+        closing = asyncio.ensure_future(old.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def unary(self, name: str, request: Any, *, timeout: float = 0.0, **ids: Any) -> Any:
         """Make a call and return its reply. ``timeout`` in seconds, for each attempt, is the usual one if 0.
@@ -56,12 +60,16 @@ class Calls:
         ``ids`` are sandbox_id and correlation_id, for errors and logs. Raises SandboxError or ConfigurationError.
         """
         method = METHODS[name]
-        call = self._channel.unary_unary(method.path, method.request.SerializeToString, method.reply.FromString)
+        serializers = (method.request.SerializeToString, method.reply.FromString)
         metadata = self.metadata(**ids)
         seconds = timeout or self.connection.request_timeout
-        return await self.attempts(
-            lambda waits: call(request, timeout=seconds, metadata=metadata, wait_for_ready=waits), **ids
-        )
+
+        def make(waits: bool) -> Awaitable[Any]:
+            call = self._channel.unary_unary(method.path, *serializers)
+            made: Awaitable[Any] = call(request, timeout=seconds, metadata=metadata, wait_for_ready=waits)
+            return made
+
+        return await self.attempts(make, **ids)
 
     def stream(self, name: str, request: Any = None, *, waits: bool = False, **ids: Any) -> Any:
         """Begin a call that streams replies, or both ways where there is no request; it is made once.
@@ -109,12 +117,15 @@ class Calls:
         code, text = exc.code(), exc.details() or ""
         if not name and code is grpc.StatusCode.UNAVAILABLE:
             return await self._unreachable(text, **ids)
+        if not name and code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self.renew()
         if not name:
             text = self._explained(code, text)
         return _made(error_class(code, name), text, **ids)
 
     def silence(self, **ids: Any) -> SandboxTimeoutError:
-        """Return the error for an executor that says nothing."""
+        """Return the error for an executor that says nothing; the next call is made over a new connection."""
+        self.renew()
         text = self._explained(grpc.StatusCode.DEADLINE_EXCEEDED, "")
         return SandboxTimeoutError(text, provider=PROVIDER, **ids)
 
@@ -146,10 +157,6 @@ def _made(kind: type[SandboxKernelError], text: str, **ids: Any) -> SandboxKerne
 
 def _open(connection: Connection) -> grpc.aio.Channel:
     options: list[tuple[str, Any]] = [
-        ("grpc.keepalive_time_ms", int(connection.keepalive * 1000)),
-        ("grpc.keepalive_timeout_ms", int(connection.keepalive_timeout * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 500),

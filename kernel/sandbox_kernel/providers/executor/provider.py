@@ -43,12 +43,16 @@ class ExecutorProvider(Provider):
         "Default: on for this machine itself where there is no ca_file, else off."
     ).tag(config=True)
     request_timeout = Float(10.0, min=0.1, help="Seconds in which the executor must answer a call.").tag(config=True)
-    keepalive = Float(10.0, min=1.0, help="Seconds of silence after which it is asked whether it is still there.").tag(
-        config=True
-    )
-    keepalive_timeout = Float(5.0, min=0.1, help="Seconds that it has to answer that.").tag(config=True)
+    keepalive = Float(
+        10.0, min=1.0, help="Seconds of silence after which both ends of a link say that they are there."
+    ).tag(config=True)
+    keepalive_timeout = Float(
+        5.0, min=0.1, help="Seconds of silence beyond that, after which the connection counts as lost."
+    ).tag(config=True)
     hourly_rate = Float(
-        0.0, min=0.0, help="US dollars that a sandbox costs in an hour. With a rate, only a cell that a person ran starts one."
+        0.0,
+        min=0.0,
+        help="US dollars for an hour of a sandbox. With a rate, only a cell that a person ran starts one.",
     ).tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:

@@ -45,11 +45,14 @@ class ExecutorSandbox(Sandbox):
         self.files = ExecutorFiles(calls, self._ids)
         self._request = pb.SandboxRequest(sandbox_id=info.sandbox_id)
         self._details = dict(info.details)
+        self._heartbeat = calls.connection.keepalive
+        self._patience = calls.connection.keepalive + calls.connection.keepalive_timeout
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open_link(self) -> Transport:
         try:
-            return CallTransport(await self._calls.attempts(self._open_call, **self._ids))
+            call = await self._calls.attempts(self._open_call, **self._ids)
+            return CallTransport(call, self._heartbeat, self._patience, self._calls.renew)
         except NotFoundError as exc:
             raise SandboxLostError(str(exc), provider=PROVIDER, **self._ids) from exc
         except ConfigurationError as exc:
@@ -59,11 +62,11 @@ class ExecutorSandbox(Sandbox):
     async def _open_call(self, waits: bool) -> Any:
         call = self._calls.stream("Link", waits=waits, **self._ids)
         try:
-            opening = pb.LinkChunk(open=pb.LinkOpen(sandbox_id=self.sandbox_id))
+            asked = pb.LinkOpen(sandbox_id=self.sandbox_id, heartbeat=self._heartbeat, patience=self._patience)
             with suppress(asyncio.InvalidStateError):
                 # A call that has ended already says why when it is read.
-                await call.write(opening)
-            answer = await asyncio.wait_for(call.read(), self._calls.connection.request_timeout)
+                await call.write(pb.LinkChunk(open=asked))
+            answer = await asyncio.wait_for(call.read(), self._patience)
             _check_opened(answer, **self._ids)
         except asyncio.TimeoutError as exc:
             call.cancel()

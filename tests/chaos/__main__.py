@@ -17,9 +17,20 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=100, help="faults of each kind (%(default)s)")
     parser.add_argument("--kinds", nargs="+", choices=(*NETWORK, *KILLS), default=[*NETWORK, *KILLS])
     options = parser.parse_args()
-    report = run(options.cells, options.seed, options.each, tuple(options.kinds))
+    report = run(
+        options.cells,
+        options.seed,
+        options.each,
+        tuple(options.kinds),
+        lambda text: print(text, file=sys.stderr, flush=True),
+    )
     print(report)
     return 0 if report.good and min(report.struck[kind] for kind in options.kinds) >= options.each else 1
+
+
+def tell(text: str) -> None:
+    """Show how far it is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,13 @@ class Recorder:
         await self._do(lambda: self._file().add(record))
 
     async def state(self, sandbox: Sandbox, state: str) -> None:
-        """Note a state."""
-        await self._do(lambda: self._file().update_state(sandbox.provider_name, sandbox.sandbox_id, state))
+        """Note a state; not of a sandbox that was left."""
+
+        def write() -> None:
+            if self._record is not None:
+                self._file().update_state(sandbox.provider_name, sandbox.sandbox_id, state)
+
+        await self._do(write)
 
     async def gone(self, sandbox: Sandbox) -> None:
         """Forget a sandbox that was given back or lost."""

@@ -712,6 +712,7 @@ class Kernel:
         """Go on where an earlier kernel process left off: it is the same inner kernel, with its numbers and cells."""
         self._fresh = False
         self._uncounted = None
+        self._pending.begin_elsewhere()
         self._counted(attached.count)
         self._past_outputs().adopt(attached)
 

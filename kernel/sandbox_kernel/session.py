@@ -34,6 +34,7 @@ from .link import envelope
 from .link.channel import LinkChannel
 from .link.protocol import MAX_MESSAGE, Buffer, Link, LinkError, LinkRefusedError
 from .operations import Operations
+from .passages import Passages
 from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec, WorkspaceChanges
 from .providers.registry import create_provider
 from .recording import Recorder
@@ -166,6 +167,11 @@ class SandboxSession(SessionSettings):
         """The running sandbox's files."""
         own = self._sandbox.files if self._sandbox else None
         return own or self._link_files
+
+    @property
+    def passages(self) -> Passages:
+        """The ways for large values between this process and cells of the running sandbox."""
+        return Passages(self._operations)
 
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
@@ -871,7 +877,7 @@ class SandboxSession(SessionSettings):
         self._command_numbers += 1
         return self._command_numbers
 
-    def _send_operation(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+    def _send_operation(self, fields: dict[str, Any], data: Buffer | None, *, begins: bool) -> None:
         """Send a command of an operation, in order with its data."""
         if begins:
             self._require_running()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -440,3 +441,21 @@ def test_a_cell_without_text_is_answered_with_an_error(notebook: FrontEnd) -> No
     notebook.finish(cell)
     assert cell.status == "error"
     assert "cannot be used" in cell.reply["evalue"]
+
+
+def test_debugpy_is_imported_when_somebody_debugs(tmp_path: Path) -> None:
+    def debug(command: str, **arguments: object) -> dict[str, Any]:
+        request = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+        return front_end.ask("debug_request", request, channel="control")
+
+    with running(tmp_path) as kernel:
+        front_end = kernel.front_end()
+        imported = "import sys; 'debugpy' in sys.modules"
+        assert front_end.run(f"answer = 42\n{imported}").result == "False"
+        assert debug("debugInfo")["success"]
+        assert front_end.run(imported).result == "False"
+        variables = debug("inspectVariables")["body"]["variables"]
+        assert ("answer", "42") in [(variable["name"], variable["value"]) for variable in variables]
+        assert front_end.run(imported).result == "True"
+        assert debug("initialize", clientID="test", adapterID="")["success"]
+        assert debug("attach")["command"] == "attach"

@@ -42,16 +42,20 @@ def read(path: Path) -> NotebookNode:
 def executed(path: Path) -> NotebookNode:
     """Execute a notebook once; a cell that fails without being marked for it raises CellExecutionError."""
     notebook = read(path)
-    # A copy of the folder, because a notebook may write to it, and Jupyter's folders of a user who allows that.
+    # A copy of the folder, because a notebook may write to it and JupyterLab leaves its own files there, and Jupyter's
+    # folders of a user who allows that.
     with TemporaryDirectory(dir="/var/tmp") as place:
-        folder = shutil.copytree(path.parent, Path(place, "notebooks"))
+        folder = Path(place, "notebooks")
+        folder.mkdir()
+        for each in NOTEBOOKS:
+            shutil.copy(each, folder)
         environment = {**kernel_environment(Path(place)), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
         Path(place, "config").mkdir()
         Path(place, "config/jupyter_sandbox_config.py").write_text(ALLOWED)
         resources = {"metadata": {"path": str(folder)}}
         client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=kernel_of(path), resources=resources)
         client.execute(env=environment)
-        written[path.stem] = {file.name for file in folder.iterdir()} - {file.name for file in path.parent.iterdir()}
+        written[path.stem] = {file.name for file in folder.iterdir()} - {each.name for each in NOTEBOOKS}
         remove_tree(f"{place}/data")
     return notebook
 
@@ -152,7 +156,7 @@ def test_workspace_applies_what_it_shows_and_no_more() -> None:
     assert ".env  24 bytes  (never applied" in text("diff")
     assert "Applied: 1 added." in text("apply")
     assert "Discarded: 3 added." in text("discard")
-    assert text("after") == "['any-notebook.ipynb', 'quickstart.ipynb', 'squares.csv', 'workspace.ipynb']"
+    assert text("after") == str(sorted([*(each.name for each in NOTEBOOKS), "squares.csv"]))
     assert "overlay: changes stay in a layer" in text("status")
     assert written["workspace"] == {"squares.csv"}
 

@@ -961,6 +961,8 @@ def test_cell_that_loses_its_sandbox_ends_with_an_error_and_the_next_recovers(la
         # The first one killed may be the init of the namespace and take the others along.
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    # A cell that is sent before the last of them is gone is lost with the sandbox, too.
+    psutil.wait_procs(sandboxed, timeout=30)
     assert_cells_end_with_an_error_and_the_next_recovers(client, [running])
 
 

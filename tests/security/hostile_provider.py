@@ -65,12 +65,18 @@ def bombs():
         message(b"s\x00\x00\x00\x01", bomb, bomb, bomb, bomb)
         message()
 
-def huge():
+def unending(size):
     hello()
     ready()
-    frame(struct.pack("!H3I", 3, 1, 1 << 29, 1 << 28), flags=1)
+    frame(struct.pack("!H3I", 3, 1, size // 2, size // 2), flags=1)
     while True:
         frame(bytes(200000), flags=0)
+
+def huge():
+    unending(1 << 29)
+
+def large():
+    unending(250_000_000)
 
 globals()[MODE]()
 """

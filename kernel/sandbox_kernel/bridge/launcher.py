@@ -37,13 +37,14 @@ def main() -> None:
     gc.disable()
     ready_fd = int(sys.argv.pop(1))
     os.set_inheritable(ready_fd, False)
-    from sandbox_kernel.bridge import packages, stub
+    from sandbox_kernel.bridge import debugging, packages, stub
 
     # What lies beside this file is no business of a cell's.
     del sys.path[0]
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox_kernel"]:
         del sys.modules[name]
 
+    debugging.postpone_debugpy()
     import ipykernel_launcher  # type: ignore[import-untyped]
     from ipykernel import iostream, kernelapp
 

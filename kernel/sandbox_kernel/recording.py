@@ -65,6 +65,12 @@ class Recorder:
         async with self._turn:
             return await _run_beside(lambda: self._file().all())
 
+    def records_now(self) -> Sequence[SessionRecord]:
+        """Return all records, read here and now; none where they cannot be read."""
+        found: list[SessionRecord] = []
+        self._try(lambda: found.extend(self._file().all()))
+        return found
+
     async def give_back(self, record: SessionRecord) -> None:
         """Undo `take_orphan`: its end has failed."""
         await self._do(lambda: self._file().add(record))
@@ -118,13 +124,19 @@ class Recorder:
         """Give a sign of life now and then, until cancelled; ``on_taken`` tells that the sandbox is another's now."""
         while True:
             await asyncio.sleep(BEAT)
-            record = self._record
-            if record is None:
-                continue
-            record = self._record = replace(record, notebook=self.notebook)
-            if not await self._beat(record, idle_since()) and self._record is record:
-                self._record = None
+            if not await self.sign(idle_since()):
                 on_taken()
+
+    async def sign(self, idle_since: float) -> bool:
+        """Give a sign of life now, and tell the notebook; return False if the sandbox has become another process's."""
+        record = self._record
+        if record is None:
+            return True
+        record = self._record = replace(record, notebook=self.notebook)
+        if await self._beat(record, idle_since) or self._record is not record:
+            return True
+        self._record = None
+        return False
 
     async def _beat(self, record: SessionRecord, idle_since: float) -> bool:
         """Return False if the sandbox is another process's now."""

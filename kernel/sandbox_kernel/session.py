@@ -380,9 +380,12 @@ class SandboxSession(SessionSettings):
     def belongs_to(self, notebook: str) -> bool:
         """Take note of the notebook's file; return whether only a new sandbox can show what was kept of it."""
         self.notebook = notebook
-        if self._recorder is not None:
+        left = False
+        if self._recorder is not None and self._recorder.connection_file:
             self._recorder.notebook = notebook
-        return self._provider.belongs_to(notebook)
+            self._spawn(self._recorder.sign(self.idle_since()))
+            left = self.capabilities.outlives_kernel and not self._taken_over and self._sandboxes().is_left()
+        return self._provider.belongs_to(notebook) or left
 
     def before_cell(self) -> str:
         """Make ready for a cell that a person ran; return what it has to say.

@@ -326,6 +326,25 @@ def test_signal_and_a_new_process_at_once_give_fresh_variables_in_the_same_sandb
         assert world.sandboxes == sandboxes
 
 
+TOLD = "__vsc_ipynb_file__ = '/n/one.ipynb'"
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_notebook_that_tells_its_name_in_a_hidden_cell_finds_its_sandbox(world: World, end: str) -> None:
+    first = world.kernel("a")
+    front_end = first.front_end()
+    front_end.run(TOLD, store_history=False)
+    front_end.run("x = 1")
+    sandboxes = world.sandboxes
+    world.until(lambda: [record.notebook for record in world.records.all()] == ["/n/one.ipynb"])
+    getattr(first.process, end)()
+    with quiet(world.kernel("b")) as again:
+        again.run(TOLD, store_history=False)
+        assert again.run("'x' in dir()").result == str(end == "kill")
+        first.process.wait(PATIENCE)
+        assert world.sandboxes == sandboxes
+
+
 def test_signal_without_a_new_process_closes_the_sandbox(world: World) -> None:
     kernel = world.kernel()
     kernel.front_end().run("x = 1")

@@ -489,7 +489,8 @@ class SandboxSession(SessionSettings):
             self._takeover.renews = False
             self.command("restart")
             return
-        self.attached = event if event.count or event.open or event.missed else None
+        # Of a sandbox that was made for this session there is nothing to tell, whatever its bridge says.
+        self.attached = event if self._taken_over and (event.count or event.open or event.missed) else None
         self._ready.set()
         self._event("kernel_ready", life=event.life)
         if self._state is State.STARTING:

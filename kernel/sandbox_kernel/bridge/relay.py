@@ -16,11 +16,13 @@ from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
-from sandbox_kernel.bridge.journal import BOUND
-from sandbox_kernel.bridge.outbox import MAX_BACKLOG, Outbox
-from sandbox_kernel.bridge.wire import Wire
+from sandbox_kernel.bridge.wire import MAX_BACKLOG, Wire
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox_kernel.bridge.outbox import Outbox
 
 DELIMITER = b"<IDS|MSG>"
 BATCH = 64
@@ -56,11 +58,10 @@ class Bridge:
         stream: int = -1,
         control: int = -1,
         journal: str = "",
-        journal_size: int = BOUND,
     ) -> None:
         """``stream`` and ``control`` are descriptors of sockets, one of which there is (see wire.py).
 
-        With ``control`` comes the folder for a ``journal``, and its size in bytes.
+        With ``control`` comes the folder for a ``journal``.
         """
         self._lives = 1
         self._inner = inner
@@ -70,7 +71,7 @@ class Bridge:
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._wire = Wire(self._poller, self._on_message, self._on_peer, stream=stream, control=control)
-        self._outbox = Outbox(self._wire, journal, journal_size) if self._wire.kept else None
+        self._outbox = _make_outbox(self._wire, journal) if self._wire.kept else None
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
@@ -535,6 +536,13 @@ class Bridge:
                 self._poller.unregister(command.fd)
             del self._commands[command.fd]
             self._event("finished", id=command.number, exit=command.finish())
+
+
+def _make_outbox(wire: Wire, folder: str) -> Outbox:
+    # Imported here: most sandboxes end with their stream.
+    from sandbox_kernel.bridge.outbox import Outbox
+
+    return Outbox(wire, folder)
 
 
 def heard(content: bytes) -> None:

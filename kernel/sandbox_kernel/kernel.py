@@ -83,6 +83,8 @@ class Kernel:
         self._subshells = Subshells()
         self._past: PastOutputs | None = None
         """Made when a sandbox is attached that was another kernel process's."""
+        self._past_task: asyncio.Task[None] | None = None
+        """Shows past outputs in a cell that waits for it."""
         self._idle_since = 0.0
         self._clock: CellClock[Request] = CellClock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -208,6 +210,9 @@ class Kernel:
     def _interrupt(self, request: Request) -> None:
         if self._past is not None and self._past.streams:
             self.session.interrupt()
+        elif self._past_task is not None:
+            self._past_task.cancel()
+            self._interrupt_waiting()
         elif self._command_cell is not None:
             self._command_cell.cancel()
         elif self._waiting and not self._pending.cells:
@@ -339,7 +344,7 @@ class Kernel:
         notice, self._notice = self._notice, ""
         if notice:
             self.frontend.publish("stream", {"name": "stderr", "text": notice}, host.header)
-        self._spawn(self._show_past(self._past, host))
+        self._past_task = asyncio.ensure_future(self._show_past(self._past, host))
 
     async def _show_past(self, past: PastOutputs, host: Request) -> None:
         try:
@@ -348,6 +353,7 @@ class Kernel:
             text = f"What cells sent while no kernel was connected could not be read: {exc}\n"
             self.frontend.publish("stream", {"name": "stderr", "text": text}, host.header)
         finally:
+            self._past_task = None
             past.showing = False
             self._advance()
 
@@ -712,6 +718,7 @@ class Kernel:
         """Go on where an earlier kernel process left off: it is the same inner kernel, with its numbers and cells."""
         self._fresh = False
         self._uncounted = None
+        self._pending.begin_elsewhere()
         self._counted(attached.count)
         self._past_outputs().adopt(attached)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_HELD = 8 * 1024 * 1024
 """Bytes of one past cell that wait for its end, because what it cleared is not shown."""
+MAX_QUESTIONS = 100
+"""Questions of one cell that wait for an answer."""
 MAX_LINE = 80
 """Characters of a cell's first line that name it."""
 NOT_SHOWN = {"status", "debug_event"}
@@ -142,6 +144,9 @@ class PastOutputs:
     def on_question(self, request: Request, message: list[Buffer]) -> None:
         """Ask in the host what a cell of before asks."""
         host = self._host
+        if request.questions >= MAX_QUESTIONS:
+            return
+        request.questions += 1
         question = self._guard.question(host.header, message) if host is not None and host.stdin else None
         if question is not None and host is not None:
             self._release()

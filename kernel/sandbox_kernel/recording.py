@@ -65,13 +65,24 @@ class Recorder:
         async with self._turn:
             return await _run_beside(lambda: self._file().all())
 
+    def records_now(self) -> Sequence[SessionRecord]:
+        """Return all records, read here and now; none where they cannot be read."""
+        found: list[SessionRecord] = []
+        self._try(lambda: found.extend(self._file().all()))
+        return found
+
     async def give_back(self, record: SessionRecord) -> None:
         """Undo `take_orphan`: its end has failed."""
         await self._do(lambda: self._file().add(record))
 
     async def state(self, sandbox: Sandbox, state: str) -> None:
-        """Note a state."""
-        await self._do(lambda: self._file().update_state(sandbox.provider_name, sandbox.sandbox_id, state))
+        """Note a state; not of a sandbox that was left."""
+
+        def write() -> None:
+            if self._record is not None:
+                self._file().update_state(sandbox.provider_name, sandbox.sandbox_id, state)
+
+        await self._do(write)
 
     async def gone(self, sandbox: Sandbox) -> None:
         """Forget a sandbox that was given back or lost."""
@@ -113,13 +124,19 @@ class Recorder:
         """Give a sign of life now and then, until cancelled; ``on_taken`` tells that the sandbox is another's now."""
         while True:
             await asyncio.sleep(BEAT)
-            record = self._record
-            if record is None:
-                continue
-            record = self._record = replace(record, notebook=self.notebook)
-            if not await self._beat(record, idle_since()) and self._record is record:
-                self._record = None
+            if not await self.sign(idle_since()):
                 on_taken()
+
+    async def sign(self, idle_since: float) -> bool:
+        """Give a sign of life now, and tell the notebook; return False if the sandbox has become another process's."""
+        record = self._record
+        if record is None:
+            return True
+        record = self._record = replace(record, notebook=self.notebook)
+        if await self._beat(record, idle_since) or self._record is not record:
+            return True
+        self._record = None
+        return False
 
     async def _beat(self, record: SessionRecord, idle_since: float) -> bool:
         """Return False if the sandbox is another process's now."""

@@ -168,8 +168,7 @@ class PendingRequests:
         self._by_id: dict[str, Request] = {}
         self._abandoned: deque[str] = deque(maxlen=100)
         self._sent: dict[str, None] = {}
-        # Replies to an earlier kernel process must find no request here: each begins somewhere else.
-        self._last = int.from_bytes(os.urandom(TOKEN_SIZE), "big")
+        self._last = 0
         self.cells = 0
         """Cells on the main shell among them."""
 
@@ -178,6 +177,10 @@ class PendingRequests:
         self._last = self._last % 0xFFFFFFFF + 1
         self.adopt(request, self._last.to_bytes(TOKEN_SIZE, "big"))
         return request.token
+
+    def begin_elsewhere(self) -> None:
+        """Go on with other tokens than an earlier kernel process had, whose replies must find no request here."""
+        self._last = int.from_bytes(os.urandom(TOKEN_SIZE), "big")
 
     def adopt(self, request: Request, token: bytes) -> None:
         """Remember a request that was sent by an earlier kernel process with this token."""

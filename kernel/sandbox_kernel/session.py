@@ -35,6 +35,7 @@ from .link import envelope
 from .link.channel import LinkChannel
 from .link.protocol import MAX_MESSAGE, Buffer, Link, LinkError, LinkRefusedError
 from .operations import Operations
+from .passages import Passages
 from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec, WorkspaceChanges
 from .providers.registry import create_provider
 from .recording import Recorder
@@ -167,6 +168,11 @@ class SandboxSession(SessionSettings):
         """The running sandbox's files."""
         own = self._sandbox.files if self._sandbox else None
         return own or self._link_files
+
+    @property
+    def passages(self) -> Passages:
+        """The ways for large values between this process and cells of the running sandbox."""
+        return Passages(self._operations)
 
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
@@ -375,9 +381,12 @@ class SandboxSession(SessionSettings):
     def belongs_to(self, notebook: str) -> bool:
         """Take note of the notebook's file; return whether only a new sandbox can show what was kept of it."""
         self.notebook = notebook
-        if self._recorder is not None:
+        left = False
+        if self._recorder is not None and self._recorder.connection_file:
             self._recorder.notebook = notebook
-        return self._provider.belongs_to(notebook)
+            self._spawn(self._recorder.sign(self.idle_since()))
+            left = self.capabilities.outlives_kernel and not self._taken_over and self._sandboxes().is_left()
+        return self._provider.belongs_to(notebook) or left
 
     def before_cell(self) -> str:
         """Make ready for a cell that a person ran; return what it has to say.
@@ -481,7 +490,8 @@ class SandboxSession(SessionSettings):
             self._takeover.renews = False
             self.command("restart")
             return
-        self.attached = event if event.count or event.open or event.missed else None
+        # Of a sandbox that was made for this session there is nothing to tell, whatever its bridge says.
+        self.attached = event if self._taken_over and (event.count or event.open or event.missed) else None
         self._ready.set()
         self._event("kernel_ready", life=event.life)
         if self._state is State.STARTING:
@@ -872,7 +882,7 @@ class SandboxSession(SessionSettings):
         self._command_numbers += 1
         return self._command_numbers
 
-    def _send_operation(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+    def _send_operation(self, fields: dict[str, Any], data: Buffer | None, *, begins: bool) -> None:
         """Send a command of an operation, in order with its data."""
         if begins:
             self._require_running()

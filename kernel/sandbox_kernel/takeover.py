@@ -64,6 +64,10 @@ class Takeover:
         self._report("attached", wanted=leftover.sandbox_id, fresh=leftover.fresh)
         return sandbox
 
+    def is_left(self) -> bool:
+        """Whether an earlier kernel process of this notebook left a sandbox; asked once, when the notebook is told."""
+        return self._recorder is not None and find_leftover(self._recorder.records_now(), self._identity()) is not None
+
     async def attachable(self) -> Sequence[SessionRecord]:
         """Return the recorded sandboxes of this provider that no kernel process uses, this notebook's at the end."""
         if self._recorder is None:
@@ -77,21 +81,25 @@ class Takeover:
         )
 
     async def _find_leftover(self) -> Leftover | None:
-        recorder = self._recorder
-        if recorder is None:
+        if self._recorder is None:
             return None
         try:
-            records = await recorder.records()
+            records = await self._recorder.records()
         except SandboxKernelError as exc:
             self._report("record_failed", "warning", error=str(exc))
             return None
-        identity = Identity(self._provider.name, self._provider.place, recorder.connection_file, recorder.notebook)
+        identity = self._identity()
         for detached in find_detached(records, identity):
             self.news += (
                 f"The sandbox {detached.sandbox_id} of this notebook was detached and may still run: "
                 f"`%sandbox attach {detached.sandbox_id}` goes on with it.\n"
             )
         return find_leftover(records, identity)
+
+    def _identity(self) -> Identity:
+        assert self._recorder is not None
+        file, notebook = self._recorder.connection_file, self._recorder.notebook
+        return Identity(self._provider.name, self._provider.place, file, notebook)
 
 
 def _continued(leftover: Leftover) -> str:

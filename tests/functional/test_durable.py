@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from sandbox_kernel.records import RecordFile, SessionRecord
 from tests.keeper import tell
 
-from .client import PATIENCE, FrontEnd, KernelProcess, spawn_with
+from .client import PATIENCE, FrontEnd, KernelProcess, kernel_environment, spawn_with
 
 ROOT = Path(__file__).parent.parent.parent
 ENTRY = "[sandbox_kernel.providers]\nkeeper = tests.keeper:KeeperProvider\n"
@@ -67,6 +68,20 @@ class World:
         kernel = spawn_with(path, *options, environment=environment)
         self.kernels.append(kernel)
         return kernel
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `jupyter sandbox …` as this user."""
+        config = self.folder / "config"
+        config.mkdir(exist_ok=True)
+        (config / "jupyter_sandbox_config.py").write_text(f"c.KeeperProvider.address = {self.address!r}\n")
+        return subprocess.run(
+            [sys.executable, "-m", "sandbox_kernel.cli", *arguments],
+            env={**kernel_environment(self.folder), "PYTHONPATH": f"{self._plugins}{os.pathsep}{ROOT}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
 
     def record(self, sandbox_id: str) -> SessionRecord:
         (found,) = self.records.find(sandbox_id)
@@ -311,6 +326,25 @@ def test_signal_and_a_new_process_at_once_give_fresh_variables_in_the_same_sandb
         assert world.sandboxes == sandboxes
 
 
+TOLD = "__vsc_ipynb_file__ = '/n/one.ipynb'"
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_notebook_that_tells_its_name_in_a_hidden_cell_finds_its_sandbox(world: World, end: str) -> None:
+    first = world.kernel("a")
+    front_end = first.front_end()
+    front_end.run(TOLD, store_history=False)
+    front_end.run("x = 1")
+    sandboxes = world.sandboxes
+    world.until(lambda: [record.notebook for record in world.records.all()] == ["/n/one.ipynb"])
+    getattr(first.process, end)()
+    with quiet(world.kernel("b")) as again:
+        again.run(TOLD, store_history=False)
+        assert again.run("'x' in dir()").result == str(end == "kill")
+        first.process.wait(PATIENCE)
+        assert world.sandboxes == sandboxes
+
+
 def test_signal_without_a_new_process_closes_the_sandbox(world: World) -> None:
     kernel = world.kernel()
     kernel.front_end().run("x = 1")
@@ -369,3 +403,49 @@ def test_reaper_stops_exactly_the_orphans(world: World) -> None:
     assert alive.front_ends[0].run("x").result == "1"
     assert {record.sandbox_id for record in world.records.all()} >= {ids[0], ids[2]}
     assert ids[1] not in {record.sandbox_id for record in world.records.all()}
+
+
+def test_terminal_shows_what_was_missed_and_leaves_the_sandbox(world: World) -> None:
+    first = world.kernel()
+    front_end = first.front_end()
+    cell = front_end.cell("x = 5\n" + COUNT.format(40))
+    front_end.until(lambda: bool(cell.stream()))
+    (sandbox_id,) = world.sandboxes
+    kill(first)
+    said = world.cli("attach", sandbox_id[:-1])
+    assert f"In [1]: x = 5\n{COUNT.format(40)}\n0\n1\n" in said.stdout
+    assert "38\n39\n" in said.stdout
+    assert said.stdout.endswith(f"`%sandbox attach {sandbox_id}` in a notebook comes back to it.\n")
+    assert "detached" in world.cli("list").stdout
+    assert world.cli("stop", sandbox_id).stdout == f"The sandbox {sandbox_id} is stopped.\n"
+    assert world.sandboxes == []
+
+
+def test_orphans_are_stopped_from_a_terminal_and_from_a_cell(world: World) -> None:
+    first, second = world.kernel("a"), world.kernel("b", '--SandboxSession.approvals={"stop": "allow"}')
+    first.front_end().run("x = 1")
+    front_end = second.front_end()
+    front_end.run("x = 2")
+    orphan, own = world.sandbox_of(first), world.sandbox_of(second)
+    kill(first)
+    listed = front_end.run("%sandbox list").stream()
+    # All but what is older by then.
+    assert re.sub(r"\d+ s", "", listed) == re.sub(r"\d+ s", "", world.cli("list").stdout)
+    assert "orphan" in listed
+    assert front_end.run("%sandbox stop --orphans").stream() == f"The sandbox {orphan} is stopped.\n"
+    assert world.sandboxes == [own]
+    assert world.cli("stop", "--orphans").stdout == "There are no orphans.\n"
+    assert front_end.run("x").result == "2"
+
+
+def test_running_cell_is_detached_from_a_terminal(world: World) -> None:
+    with quiet(world.kernel()) as front_end:
+        cell = front_end.cell("x = 1\n" + COUNT.format(30))
+        front_end.until(lambda: bool(cell.stream()))
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        assert "goes on" in world.cli("detach", sandbox_id).stdout
+        front_end.finish(cell)
+        assert "was detached and goes on" in cell.error["evalue"]
+        host = front_end.run("%sandbox attach")
+        assert numbers(host.stream()) == list(range(30))
+        assert front_end.run("x").result == "1"

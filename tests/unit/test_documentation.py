@@ -35,7 +35,7 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
 def test_configuration_names_every_option_and_no_other(owner: type[Configurable]) -> None:
     table = CONFIGURATION.partition(f"| option `{owner.__name__}.…` |")[2].partition("\n## ")[0]
     named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    assert sorted(named) == sorted(owner.class_own_traits(config=True))
+    assert sorted(named) == sorted(owner.class_traits(config=True))
 
 
 def test_configuration_names_every_environment_variable() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from array import array
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
@@ -33,9 +32,9 @@ class _Segment:
     """A file with the records from number ``first`` on."""
 
     def __init__(self, folder: str, first: int) -> None:
-        descriptor, path = tempfile.mkstemp(prefix=".journal-", dir=folder)
+        path = os.path.join(folder, f".journal-{os.urandom(8).hex()}")
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.unlink(path)
-        self.fd = descriptor
         self.first = first
         self.offsets = array("Q", [0])
         """Where each record begins, and the end."""

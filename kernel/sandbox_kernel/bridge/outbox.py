@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from sandbox_kernel.bridge.cells import Cell, CellBook
-from sandbox_kernel.bridge.journal import Journal
-from sandbox_kernel.bridge.wire import Wire
+from sandbox_kernel.bridge.journal import BOUND, Journal
+from sandbox_kernel.bridge.wire import MAX_BACKLOG, Wire
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer
 
-MAX_BACKLOG = 1024 * 1024
-"""Bytes that wait for the link before nothing more is handed to it."""
 MAX_TOLD = 200
 """Cells that are under way of which a new kernel process is told."""
 
@@ -31,7 +29,7 @@ _BULK = {b"stream", b"display_data", b"update_display_data", b"comm_open", b"com
 class Outbox:
     """Journal, cells, and how far the kernel process of the moment has come."""
 
-    def __init__(self, wire: Wire, folder: str, bound: int) -> None:
+    def __init__(self, wire: Wire, folder: str, bound: int = BOUND) -> None:
         self.cells = CellBook()
         self._wire = wire
         self._link = wire.link

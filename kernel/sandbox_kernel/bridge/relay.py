@@ -16,11 +16,13 @@ from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
-from sandbox_kernel.bridge.journal import BOUND
-from sandbox_kernel.bridge.outbox import MAX_BACKLOG, Outbox
-from sandbox_kernel.bridge.wire import Wire
+from sandbox_kernel.bridge.wire import MAX_BACKLOG, Wire
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox_kernel.bridge.outbox import Outbox
 
 DELIMITER = b"<IDS|MSG>"
 BATCH = 64
@@ -56,11 +58,10 @@ class Bridge:
         stream: int = -1,
         control: int = -1,
         journal: str = "",
-        journal_size: int = BOUND,
     ) -> None:
         """``stream`` and ``control`` are descriptors of sockets, one of which there is (see wire.py).
 
-        With ``control`` comes the folder for a ``journal``, and its size in bytes.
+        With ``control`` comes the folder for a ``journal``.
         """
         self._lives = 1
         self._inner = inner
@@ -70,11 +71,13 @@ class Bridge:
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._wire = Wire(self._poller, self._on_message, self._on_peer, stream=stream, control=control)
-        self._outbox = Outbox(self._wire, journal, journal_size) if self._wire.kept else None
+        self._outbox = _make_outbox(self._wire, journal) if self._wire.kept else None
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
         self._files = self._new_files()
+        self._polled: dict[int, int] = {}
+        """Descriptors of file operations, and what is waited for."""
         self._own: dict[str, Callable[[bytes], None]] = {}
         self._busy = 0
         self._warm_up_due: float | None = None
@@ -102,8 +105,21 @@ class Bridge:
             self._on_kernel(ready)
             self._on_descriptors(ready)
             if self._polling_commands:
-                self._files.turn()
+                self._files.turn(ready)
             self._flush()
+            self._poll_files()
+
+    def _poll_files(self) -> None:
+        """Wait for what operations wait for, unless they have no turn because the link is full."""
+        readable, writable = self._files.descriptors if self._polling_commands else ((), ())
+        wanted: dict[int, int] = {**dict.fromkeys(readable, zmq.POLLIN), **dict.fromkeys(writable, zmq.POLLOUT)}
+        if wanted == self._polled:
+            return
+        for fd in self._polled.keys() - wanted.keys():
+            self._poller.unregister(fd)
+        for fd, events in wanted.items():
+            self._poller.register(fd, events)
+        self._polled = wanted
 
     def close(self) -> None:
         """End everything that the bridge started."""
@@ -131,6 +147,9 @@ class Bridge:
                 self._poller.unregister(command.fd)
             command.finish()
         self._commands.clear()
+        for fd in self._polled:
+            self._poller.unregister(fd)
+        self._polled = {}
         self._files.close()
         self._files = self._new_files()
         said = self._outbox.on_peer()
@@ -517,6 +536,13 @@ class Bridge:
                 self._poller.unregister(command.fd)
             del self._commands[command.fd]
             self._event("finished", id=command.number, exit=command.finish())
+
+
+def _make_outbox(wire: Wire, folder: str) -> Outbox:
+    # Imported here: most sandboxes end with their stream.
+    from sandbox_kernel.bridge.outbox import Outbox
+
+    return Outbox(wire, folder)
 
 
 def heard(content: bytes) -> None:

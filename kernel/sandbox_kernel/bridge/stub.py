@@ -21,6 +21,7 @@ COMMANDS = {
     "files": (),
     "help": (),
     "install": ("--requirement",),
+    "list": (),
     "pause": (),
     "pull": (),
     "push": (),
@@ -30,7 +31,7 @@ COMMANDS = {
     "shell": (),
     "start": (),
     "status": ("--log",),
-    "stop": (),
+    "stop": ("--all", "--orphans"),
     "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""

@@ -30,6 +30,8 @@ from sandbox_kernel.link.protocol import (
 )
 
 READ_SIZE = 512 * 1024
+MAX_BACKLOG = 1024 * 1024
+"""Bytes that wait for the link before the bridge hands it nothing more."""
 MAX_CANDIDATES = 8
 """Streams that have not greeted; one more, and the oldest is closed."""
 MAX_DISPLACED = 1000

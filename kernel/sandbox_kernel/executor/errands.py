@@ -121,7 +121,7 @@ class Errands:
         if self._channel is not None:
             self._channel.send([envelope.COMMAND, json.dumps(fields).encode()], urgent=True)
 
-    def _send(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+    def _send(self, fields: dict[str, Any], data: Buffer | None, *, begins: bool) -> None:
         if self._channel is None:
             if begins:
                 raise SandboxConnectionError("The sandbox's files cannot be reached now; try again.", **self._ids())

@@ -27,6 +27,10 @@ class ChaosProxy:
         self._armed: deque[Fault] = deque()
         self._passed = 0
         self._first_bytes = asyncio.Event()
+        self.passable = asyncio.Event()
+        self.passable.set()
+        self.generation = 0
+        """Raised whenever what was cut off goes on."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
@@ -37,6 +41,18 @@ class ChaosProxy:
     def arm(self, fault: Fault) -> None:
         """Let a fault strike, after those that have not yet."""
         self._loop.call_soon_threadsafe(self._armed.append, fault)
+
+    def cut_off(self) -> None:
+        """Let nothing pass any more, and no connection be made, without a word to anybody."""
+        self._loop.call_soon_threadsafe(self.passable.clear)
+
+    def go_on(self) -> None:
+        """Undo `cut_off`. Connections of before are dead, as after a long time they are."""
+        self._loop.call_soon_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        self.generation += 1
+        self.passable.set()
 
     @property
     def waiting(self) -> int:
@@ -122,6 +138,8 @@ class _Connection:
 
     async def run(self) -> None:
         """Pass bytes both ways until one side ends."""
+        await self._proxy.passable.wait()
+        self._generation = self._proxy.generation
         try:
             self._server = await self._proxy.connect()
         except OSError:
@@ -143,6 +161,9 @@ class _Connection:
         try:
             while data := await loop.sock_recv(source, CHUNK):
                 await self._open.wait()
+                await self._proxy.passable.wait()
+                if self._generation != self._proxy.generation:
+                    return
                 fault = self._proxy.struck_by(len(data), upstream=upstream)
                 if fault is not None and not await self._strike(fault, data, sink):
                     return

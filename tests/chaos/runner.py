@@ -68,6 +68,8 @@ class Report:
     """Cells whose output or reply is not what it must be."""
     shown_later: int = 0
     """Of those, cells whose output the next kernel process showed."""
+    shown_again: int = 0
+    """Cells that had been answered, and were shown once more by the kernel process after one that was killed."""
     seconds: float = 0.0
 
     @property
@@ -80,7 +82,8 @@ class Report:
         return (
             f"seed {self.seed}: {self.cells} cells in {self.seconds:.0f} s; {self.answered} answered in full, "
             f"{self.told_lost} told that they were lost, {self.unanswered} with their kernel process killed "
-            f"({self.shown_later} of them shown by the next one); "
+            f"({self.shown_later} of them shown by the next one, which showed "
+            f"{self.shown_again} others again); "
             f"run twice {self.twice}, lost {self.lost}, wrong {self.wrong}; faults: {faults}"
         )
 
@@ -103,6 +106,9 @@ class Chaos:
         """What has become of the cells of this sandbox, by number: "run", or "perhaps"."""
         self._left: tuple[int, str, str] | None = None
         """The cell whose kernel process was killed: its number, what it prints, and what of that had come."""
+        self._unseen: set[int] = set()
+        """Such cells of which nothing was ever shown; they must not have run."""
+        self._lines: dict[int, int] = {}
 
     def close(self) -> None:
         """End all of it."""
@@ -114,6 +120,7 @@ class Chaos:
 
     def cell(self, number: int, lines: int, fault: Fault | None) -> None:
         """Run a cell, with a fault during it."""
+        self._lines[number] = lines
         code = CELL.format(number=number, lines=lines)
         kill = fault is not None and fault.kind in KILLS
         if fault is not None and not kill:
@@ -156,25 +163,43 @@ class Chaos:
         if cell.status != "ok":
             lost = kill and cell.reply["ename"] == SandboxLostError.__name__
             return "" if lost else f"it failed: {cell.reply['evalue']}"
-        printed = self._without_what_was_left(cell.stream())
+        printed = self._without_the_past(number, cell.stream())
         if printed != _printed(number, lines):
             return f"it printed {printed[:200]!r}"
         if not kill and cell.result != str(number):
             return f"its value is {cell.result}"
         return ""
 
-    def _without_what_was_left(self, printed: str) -> str:
-        """Return what a cell printed without what it shows of the one whose kernel process was killed before it."""
+    def _without_the_past(self, number: int, printed: str) -> str:
+        """Return what a cell printed without what it shows of earlier ones, where its kernel process is a new one.
+
+        The one that was killed may have passed outputs on without a word to the sandbox that it had them, so they are
+        shown again: a second time, but whole, and as past ones.
+        """
         if self._left is None:
             return printed
-        (number, whole, had_come), self._left = self._left, None
-        shown = "".join(line for line in printed.splitlines(keepends=True) if line.startswith(f"{number}:"))
-        if shown and whole in (shown, had_come + shown):
-            self._expected[number] = "run"
-            self.report.shown_later += 1
-        elif had_come != whole:
-            self.report.wrong.append(f"{number}: {had_come[-100:]!r} had come, and {shown[:100]!r} was shown later")
-        return printed.removeprefix(shown)
+        (left, whole, had_come), self._left = self._left, None
+        past: dict[int, str] = {}
+        own = ""
+        for line in printed.splitlines(keepends=True):
+            cell = int(line.partition(":")[0])
+            if cell < number:
+                past[cell] = past.get(cell, "") + line
+            else:
+                own += line
+        shown = past.pop(left, "")
+        if whole in (shown, had_come + shown):
+            self._expected[left] = "run"
+            self.report.shown_later += bool(shown)
+        elif shown or had_come:
+            self.report.wrong.append(f"{left}: {had_come[-100:]!r} had come, and {shown[:100]!r} was shown later")
+        else:
+            self._unseen.add(left)
+        for cell, text in past.items():
+            self.report.shown_again += 1
+            if text != _printed(cell, self._lines[cell]):
+                self.report.wrong.append(f"{cell}: {text[:100]!r} was shown again")
+        return own
 
     # ---- the ledger
 
@@ -186,6 +211,9 @@ class Chaos:
                 self.report.twice.append(number)
             if number not in self._expected:
                 self.report.wrong.append(f"{number}: it ran in a sandbox that it was not sent to")
+        self.report.wrong += [
+            f"{number}: it ran, and nothing of it was shown" for number in self._unseen if ran[number]
+        ]
         self.report.lost += [number for number, fate in self._expected.items() if fate == "run" and not ran[number]]
 
     async def _read_ledger(self) -> list[int]:

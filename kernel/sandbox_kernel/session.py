@@ -191,6 +191,11 @@ class SandboxSession(SessionSettings):
         return self._state is State.ACTIVE and self._ready.is_set()
 
     @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return self._channel is not None and self._channel.is_receiving
+
+    @property
     def info(self) -> SessionInfo:
         """A snapshot for people."""
         sandbox = self._sandbox

@@ -75,6 +75,12 @@ class Connection:
         return self._channel.backlog
 
     @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived, or all of it may be late because there was no connection."""
+        late = self._lost_at is not None or time.monotonic() - self._opened_at < STEADY_AFTER
+        return late or self._channel.is_receiving
+
+    @property
     def lost_for(self) -> float | None:
         """Seconds since the connection was lost; None while there is one."""
         return None if self._lost_at is None else time.monotonic() - self._lost_at

@@ -578,7 +578,10 @@ class Kernel:
             self._finish(request)
 
     def _on_no_reply(self, request: Request) -> None:
-        if not request.replied and self._pending.remove(request):
+        if not request.replied and self.session.is_receiving:
+            # A large one may be on its way.
+            asyncio.get_running_loop().call_later(REPLY_GRACE, self._on_no_reply, request)
+        elif not request.replied and self._pending.remove(request):
             # It may have come, and been broken: nobody is to wait for it for ever.
             self._fail(request, SandboxLostError("The sandbox ended this request without a reply that can be read."))
             self._advance()

@@ -49,16 +49,22 @@ class Recorder:
 
         await self._do(write)
 
-    async def claim(self, sandbox_id: str, provider: Provider, *, correlation_id: str, force: bool) -> None:
-        """Become the owner of a sandbox. Raises SessionError where another process owns it, ConfigurationError."""
+    async def claim(
+        self, sandbox_id: str, provider: Provider, *, correlation_id: str, force: bool
+    ) -> SessionRecord | None:
+        """Become the owner of a sandbox; return what was recorded of it, for `give_back`.
 
-        def claim() -> SessionRecord:
+        Raises SessionError where another process owns it, ConfigurationError.
+        """
+
+        def claim() -> SessionRecord | None:
             record = self._describe(sandbox_id, provider, correlation_id)
-            self._file().claim(record, force=force)
-            return record
+            before = self._file().claim(record, force=force)
+            self._record = record
+            return before
 
         async with self._turn:
-            self._record = await _run_beside(claim)
+            return await _run_beside(claim)
 
     async def records(self) -> Sequence[SessionRecord]:
         """Return all records. Raises ConfigurationError."""
@@ -72,7 +78,9 @@ class Recorder:
         return found
 
     async def give_back(self, record: SessionRecord) -> None:
-        """Undo `take_orphan`: its end has failed."""
+        """Undo `claim` or `take_orphan`: what the sandbox was wanted for has failed."""
+        if self._record is not None and self._record.sandbox_id == record.sandbox_id:
+            self._record = None
         await self._do(lambda: self._file().add(record))
 
     async def state(self, sandbox: Sandbox, state: str) -> None:

@@ -61,7 +61,7 @@ MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
 CALL_RETRY = RetryPolicy(attempts=3, first_delay=0.1, longest_delay=10.0, jitter=0.2)
 """How a connection that was lost is made again; it is not the number of attempts that ends that."""
-REAP_AFTER = 5.0
+REAP_AFTER = 15.0
 """Seconds from the first start until it is looked for sandboxes that nobody owns any more."""
 HAND_OVER = 5.0
 """Seconds after SIGTERM in which a new kernel process may take the sandbox; an editor restarts a kernel so."""
@@ -190,6 +190,11 @@ class SandboxSession(SessionSettings):
     def ready(self) -> bool:
         """Whether an inner kernel takes requests now."""
         return self._state is State.ACTIVE and self._ready.is_set()
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return self._channel is not None and self._channel.is_receiving
 
     @property
     def info(self) -> SessionInfo:
@@ -563,7 +568,6 @@ class SandboxSession(SessionSettings):
         from .ownership import Leftover
 
         ids = self._ids()
-        self._release()
         self._fail(
             SandboxConnectionError(
                 f"The sandbox {ids['sandbox_id']} cannot be reached ({error}), so what it did meanwhile is not known; "
@@ -602,7 +606,7 @@ class SandboxSession(SessionSettings):
         if self._taken_over and self._state is State.STARTING:
             # Somebody's variables are in it; that it could not be reached now is no reason to end it.
             keep = True
-            self._release()
+            self._spawn(self._sandboxes().give_back())
         sandbox = self._drop(keep=keep)
         self._move(State.ERROR)
         if sandbox is not None and not keep:
@@ -610,6 +614,7 @@ class SandboxSession(SessionSettings):
         self._listener.on_ended(error)
 
     def _release(self, *, detached: bool = False, restarted: bool = False) -> None:
+        """Tell the next kernel process how this one leaves its sandbox."""
         if self._recorder is not None:
             self._recorder.release(detached=detached, restarted=restarted)
 
@@ -629,6 +634,7 @@ class SandboxSession(SessionSettings):
             if not replay.done():
                 replay.set_exception(SandboxLostError("The sandbox ended while past outputs were read.", **self._ids()))
         self.attached = None
+        self.used = False
         return sandbox
 
     async def stop(self, reason: str = "it was stopped") -> None:

@@ -27,6 +27,8 @@ class Takeover:
         """It may be taken away from a kernel process that lives."""
         self.renews = False
         """The inner kernel of the sandbox that was found is to be renewed before anything runs in it."""
+        self._before: SessionRecord | None = None
+        """What was recorded of the sandbox that was found."""
         self.news = ""
         """What people have to know of it, as lines."""
 
@@ -40,15 +42,18 @@ class Takeover:
         leftover = self.wanted or await self._find_leftover()
         if leftover is None:
             return None
-        if self._recorder is not None:
-            await self._recorder.claim(
-                leftover.sandbox_id, self._provider, correlation_id=correlation_id, force=self.forced
-            )
+        try:
+            self._before = await self._claim(leftover, correlation_id)
+        except SandboxKernelError as exc:
+            if asked:
+                raise
+            # Another kernel process was quicker.
+            self._report("not_claimed", "warning", error=str(exc))
+            return None
         try:
             sandbox = await self._provider.connect(leftover.sandbox_id)
         except (NotFoundError, SandboxLostError):
-            if self._recorder is not None:
-                await self._recorder.forget(self._provider.name, leftover.sandbox_id)
+            await self._forget(leftover)
             if asked:
                 # Once: the next cell starts a fresh one.
                 self.wanted = None
@@ -58,6 +63,9 @@ class Takeover:
                 "packages; this is a fresh one.\n"
             )
             return None
+        except BaseException:
+            await self.give_back()
+            raise
         self.renews = leftover.fresh
         if not asked:
             self.news += _continued(leftover)
@@ -67,6 +75,23 @@ class Takeover:
     def is_left(self) -> bool:
         """Whether an earlier kernel process of this notebook left a sandbox; asked once, when the notebook is told."""
         return self._recorder is not None and find_leftover(self._recorder.records_now(), self._identity()) is not None
+
+    async def give_back(self) -> None:
+        """Leave the sandbox that was found to whoever comes next, as it was: it could not be reached."""
+        if self._before is not None and self._recorder is not None:
+            await self._recorder.give_back(self._before)
+        self._before = None
+
+    async def _claim(self, leftover: Leftover, correlation_id: str) -> SessionRecord | None:
+        if self._recorder is None:
+            return None
+        return await self._recorder.claim(
+            leftover.sandbox_id, self._provider, correlation_id=correlation_id, force=self.forced
+        )
+
+    async def _forget(self, leftover: Leftover) -> None:
+        if self._recorder is not None:
+            await self._recorder.forget(self._provider.name, leftover.sandbox_id)
 
     async def attachable(self) -> Sequence[SessionRecord]:
         """Return the recorded sandboxes of this provider that no kernel process uses, this notebook's at the end."""

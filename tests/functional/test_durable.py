@@ -449,3 +449,38 @@ def test_running_cell_is_detached_from_a_terminal(world: World) -> None:
         host = front_end.run("%sandbox attach")
         assert numbers(host.stream()) == list(range(30))
         assert front_end.run("x").result == "1"
+
+
+def test_sandbox_that_cannot_be_reached_is_neither_lost_nor_left_to_the_reaper(world: World) -> None:
+    with quiet(world.kernel("a", "--SandboxSession.reconnect_timeout=0.5")) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        cell = front_end.cell("import time\ntime.sleep(2)\nx += 1")
+        front_end.until(lambda: "busy" in cell.statuses)
+        world.tell("cut", away=True)
+        front_end.finish(cell)
+        assert cell.error["ename"] == "SandboxConnectionError"
+        assert f"The sandbox {sandbox_id} cannot be reached" in cell.error["evalue"]
+        assert front_end.run("x").error["ename"] == "SandboxConnectionError"
+        assert not world.record(sandbox_id).is_orphan
+        world.tell("cut")
+        again = front_end.run("x")
+        assert again.result == "2"
+        assert world.sandboxes == [sandbox_id]
+
+
+def test_attach_that_fails_leaves_the_sandbox_as_it_was(world: World) -> None:
+    with quiet(world.kernel("a")) as one, quiet(world.kernel("b", "--SandboxSession.start_attempts=1")) as two:
+        one.run("x = 1")
+        two.run("1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        one.run("%sandbox detach")
+        two.run("%sandbox stop")
+        world.tell("cut", away=True)
+        assert two.run(f"%sandbox attach {sandbox_id}").error["ename"] == "SandboxConnectionError"
+        world.until(lambda: world.record(sandbox_id).ending == "detached")
+        assert not world.record(sandbox_id).has_owner
+        assert two.run("%sandbox attach no-such-one").error["ename"] == "NotFoundError"
+        world.tell("cut")
+        two.run(f"%sandbox attach {sandbox_id}")
+        assert two.run("x").result == "1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from sandbox_kernel.errors import CommandError
 from sandbox_kernel.providers.local import bubblewrap
 from sandbox_kernel.workspace import applying
 from sandbox_kernel.workspace.applying import apply_changes, discard_changes
-from sandbox_kernel.workspace.changes import ChangeReader
+from sandbox_kernel.workspace.changes import Action, ChangeReader
 from sandbox_kernel.workspace.exchange import exchange as exchange_names
 from sandbox_kernel.workspace.layers import Layer, LayerStore, remove_tree
 from sandbox_kernel.workspace.patterns import Patterns
@@ -267,6 +268,33 @@ def test_an_edit_at_the_moment_of_apply_is_not_lost(
     if how in ("in place", "replaced"):
         assert (folder / "data.csv").read_text() == "the user's"
     assert names(folder) == [*(["data.csv"] if how != "removed" else []), "sub", "sub/file"]
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "folder"])
+def test_an_edit_at_the_moment_of_a_removal_is_not_lost(
+    place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    racer = Racer(place, folder)
+    os.mknod(racer.upper / "data.csv", stat.S_IFCHR, os.makedev(0, 0))
+    (change,) = racer.changes()
+    assert change.action is Action.REMOVE
+
+    def name_and_edit() -> str:
+        # Behind the last look, and before the file is moved aside.
+        if how != "in place":
+            (folder / "data.csv").unlink()
+        if how == "folder":
+            (folder / "data.csv").mkdir()
+        else:
+            (folder / "data.csv").write_text("the user's")
+        return ".sandbox-aside"
+
+    monkeypatch.setattr(applying, "_temporary_name", name_and_edit)
+    outcome = apply_changes(racer.layer, racer.secrets, [change])
+    assert [one for one, _ in outcome.refused] == [change]
+    if how != "folder":
+        assert (folder / "data.csv").read_text() == "the user's"
+    assert names(folder) == ["data.csv", "sub", "sub/file"]
 
 
 def test_edits_that_race_with_apply_are_never_lost(place: Path, folder: Path) -> None:

@@ -111,6 +111,19 @@ async def test_messages_of_before_and_during_a_loss_arrive_once_and_in_order() -
         assert case.reports == ["connection_lost", "reconnecting", "reconnecting", "reconnected"]
 
 
+async def test_answer_may_be_late_while_there_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEADY_AFTER", 0.05)
+    async with connected() as case:
+        await case.until(lambda: not case.connection.is_receiving)
+        case.sandbox.answers = [AWAY] * 20
+        case.sandbox.cut()
+        assert case.connection.is_receiving
+        await case.until(lambda: len(case.sandbox.wires) == 2)
+        case.sandbox.exchange()
+        assert case.connection.is_receiving
+        await case.until(lambda: not case.connection.is_receiving)
+
+
 async def test_sandbox_that_is_gone_ends_it() -> None:
     async with connected() as case:
         case.sandbox.answers = [AWAY, SandboxLostError("gone")]

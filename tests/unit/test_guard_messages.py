@@ -9,7 +9,7 @@ import pytest
 
 from sandbox_kernel.errors import ConfigurationError
 from sandbox_kernel.guard import Guard
-from sandbox_kernel.guard.messages import OUTPUTS, is_stream
+from sandbox_kernel.guard.messages import OUTPUTS, SEARCHED, is_stream
 
 Json = dict[str, Any]
 PARENT = {"msg_id": "request", "msg_type": "execute_request", "session": "front end"}
@@ -124,6 +124,21 @@ def test_metadata_has_to_be_an_object() -> None:
 def test_streams_are_recognised_exactly(raw: bytes, expected: bool) -> None:
     assert is_stream(raw) is expected
     assert is_stream(memoryview(raw)) is expected
+
+
+@pytest.mark.parametrize("offset", range(-4, 2))
+@pytest.mark.parametrize("piece", ["", "\\", '"', '\\"', "\\\\", '\\\\"', '\\\\\\"', "\\\\\\", "\\n"])
+def test_large_stream_is_judged_as_a_parser_does(piece: str, offset: int) -> None:
+    # Where one part that is searched ends and the next begins.
+    text = "x" * (SEARCHED + offset) + piece
+    for whole in (text, text + "y" * SEARCHED, text + '\\"' + "\\\\" * SEARCHED):
+        raw = f'{{"name": "stdout", "text": "{whole}"}}'
+        try:
+            is_one = set(json.loads(raw)) == {"name", "text"}
+        except ValueError as exc:
+            # What is escaped wrongly is still inside the string.
+            is_one = "escape" in str(exc)
+        assert is_stream(raw.encode()) is is_one
 
 
 def test_key_that_changes_an_objects_prototype_is_taken_out() -> None:

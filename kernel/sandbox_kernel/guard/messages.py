@@ -25,6 +25,8 @@ MAX_NAME = 1024
 MAX_PROMPT = 10_000
 BIG = 64 * 1024
 """Bytes of an image from which it is worth not to parse it."""
+SEARCHED = 128 * 1024
+"""Bytes of a stream's text that are searched at a time."""
 EMPTY = b"{}"
 
 _STREAM = re.compile(rb'\{"name": ?"std(?:out|err)", ?"text": ?"')
@@ -70,11 +72,23 @@ def is_stream(content: Buffer) -> bool:
     start = _STREAM.match(content)
     if start is None or len(content) < start.end() + 2 or bytes(content[-2:]) != b'"}':
         return False
-    # A copy, because only bytes are searched at the memory's speed.
-    text = bytes(content[start.end() : -2])
-    if b'"' in text or text.endswith(b"\\"):
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b'"' not in text and not text.endswith(b"\\")
+    return _is_inside_string(content, start.end(), len(content) - 2)
+
+
+def _is_inside_string(content: Buffer, start: int, end: int) -> bool:
+    """Whether a JSON string that is open at the start is still open at the end."""
+    carried = b""
+    for begin in range(start, end, SEARCHED):
+        # A copy, because only bytes are searched at the memory's speed, but one that the processor's cache holds.
+        text = carried + bytes(content[begin : min(begin + SEARCHED, end)])
+        carried = b""
+        if b'"' in text or text.endswith(b"\\"):
+            # Then each backslash that is left escapes what stands behind it.
+            text = text.replace(b"\\\\", b"") if b"\\\\" in text else text
+            if text.count(b'"') != text.count(b'\\"'):
+                return False
+            carried = b"\\" if text.endswith(b"\\") else b""
+    return not carried
 
 
 def check_stream(content: Buffer) -> None:

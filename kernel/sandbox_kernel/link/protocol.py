@@ -328,6 +328,11 @@ class Link:
             self._ack_due = True
         return self._ack_due
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return any(assembly.started for assembly in self._assembly.values())
+
     def receive(self, data: memoryview) -> list[Event]:
         """Take bytes that arrived. The view is not kept.
 

@@ -172,12 +172,32 @@ def _require_unchanged(change: Change, before: os.stat_result | None) -> None:
 
 def _remove(folder: int, name: str, change: Change) -> None:
     if change.kind is not Kind.FOLDER:
-        os.unlink(name, dir_fd=folder)
+        _remove_shown(folder, name, change)
         return
     try:
         os.rmdir(name, dir_fd=folder)
     except OSError as exc:
         raise _RefusedError("it is not empty: what is hidden or new in it stays") from exc
+
+
+def _remove_shown(folder: int, name: str, change: Change) -> None:
+    """Remove an entry, also where somebody edits it at this moment: it is looked at where nobody finds it."""
+    aside = _temporary_name()
+    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+    if _renamed(signature(status_of(folder, aside))) == _renamed(change.host):
+        os.unlink(aside, dir_fd=folder)
+        return
+    try:
+        # Unlike a rename it takes nobody's place: who saved it once more has written over it anyway.
+        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        os.unlink(aside, dir_fd=folder)
+    except OSError:
+        # This file system has no links.
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    else:
+        os.unlink(aside, dir_fd=folder)
+    raise _RefusedError(_MEANWHILE)
 
 
 def _place_link(folder: int, name: str, change: Change) -> None:

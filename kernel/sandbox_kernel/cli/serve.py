@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -52,6 +53,8 @@ def serve(arguments: Namespace) -> int:
 
 
 async def _serve(config: Config) -> None:
+    # The log is ours, a JSON object for each event; gRPC would write lines of its own between them.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from sandbox_kernel.executor.server import ExecutorServer
     except ImportError as exc:

@@ -59,7 +59,7 @@ def near(folder: Path) -> None:
         blocks = [[[seconds(front_end) for _ in range(50)] for front_end in pair] for _ in range(8)]
         local, far = ([1000 * one for block in blocks for one in block[index]] for index in (0, 1))
         show("cell", "ms", local, far)
-        show("lag of a flushed line", "ms", *(sum((lag(pair[index]) for _ in range(5)), []) for index in (0, 1)))
+        show("lag of a flushed line", "ms", *([one for _ in range(5) for one in lag(front_end)] for front_end in pair))
         rates = [[rate(front_end) for front_end in pair] for _ in range(5)]
         show("output", "MB/s", *([row[index] for row in rates] for index in (0, 1)))
         for name, code in (("sleep", "time.sleep(60)"), ("a flood", "\nwhile True: print('x' * 1000)")):
@@ -104,12 +104,14 @@ def interrupt(front_end: FrontEnd, code: str) -> float:
 
 def far_away(folder: Path) -> None:
     """A cell over a line on which each way takes 25 ms."""
-    with serving(folder / "executor") as executor, distance(executor, 0.025) as port:
-        with running(folder / "kernel", *executor.arguments(address=f"localhost:{port}")) as kernel:
-            front_end = kernel.front_end()
-            for _ in range(5):
-                front_end.run("1")
-            times = [1000 * seconds(front_end) for _ in range(50)]
+    with ExitStack() as stack:
+        executor = stack.enter_context(serving(folder / "executor"))
+        port = stack.enter_context(distance(executor, 0.025))
+        kernel = stack.enter_context(running(folder / "kernel", *executor.arguments(address=f"localhost:{port}")))
+        front_end = kernel.front_end()
+        for _ in range(5):
+            front_end.run("1")
+        times = [1000 * seconds(front_end) for _ in range(50)]
     print(f"cell with 50 ms of latency: p50 {statistics.median(times):.1f} ms", flush=True)
 
 

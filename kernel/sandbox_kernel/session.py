@@ -643,8 +643,11 @@ class SandboxSession(SessionSettings):
             if self._state in (State.INACTIVE, State.CLOSED):
                 return
             self._move(State.STOPPING)
-            await self._close_sandbox()
-            self._move(State.INACTIVE)
+            try:
+                await self._close_sandbox()
+            finally:
+                # Also where it cannot be reached: nothing here uses it any more.
+                self._move(State.INACTIVE)
         self._listener.on_ended(SandboxLostError(f"The sandbox is gone: {reason}. The next cell starts a fresh one."))
 
     async def detach(self) -> str:
@@ -718,6 +721,18 @@ class SandboxSession(SessionSettings):
         if self._state is State.CLOSED:
             return
         self._move(State.CLOSED)
+        try:
+            await self._leave_sandbox(restart=restart)
+        except SandboxKernelError as exc:
+            # The kernel ends all the same; what cannot be reached now is ended by who runs it.
+            self._event("not_given_back", "error", error=str(exc))
+        if self._tasks:
+            # The records' last words; a task that hangs is not waited for.
+            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+        for task in (*self._tasks, *self._background):
+            task.cancel()
+
+    async def _leave_sandbox(self, *, restart: bool) -> None:
         if self._released:
             await self._hand_over()
         elif restart and self.capabilities.outlives_kernel and self._sandbox is not None:
@@ -725,11 +740,6 @@ class SandboxSession(SessionSettings):
             self._drop(keep=True)
         else:
             await self._end_sandbox()
-        if self._tasks:
-            # The records' last words; a task that hangs is not waited for.
-            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
-        for task in (*self._tasks, *self._background):
-            task.cancel()
 
     async def _end_sandbox(self) -> None:
         ending = self.on_shutdown.get(self._provider.name, "close") if self.capabilities.outlives_kernel else "close"

@@ -18,7 +18,7 @@ pytest.importorskip("grpc")
 from tests.chaos.proxy import ChaosProxy
 from tests.executor_process import ExecutorProcess, serving
 
-from .client import FrontEnd, KernelProcess, spawn, spawn_with
+from .client import PATIENCE, FrontEnd, KernelProcess, spawn, spawn_with
 
 LINES = 60
 SLOW = f"import time\nfor n in range({LINES}):\n    print(n, flush=True); time.sleep(0.1)"
@@ -121,3 +121,27 @@ def test_an_executor_that_was_restarted_is_told_by_the_cell_and_the_next_one_sta
     fresh = front_end.run("'x' in dir()")
     assert fresh.result == "False"
     assert "gone" in fresh.stream("stderr")
+
+
+@pytest.mark.parametrize("way", ["shutdown_request", "SIGTERM"])
+def test_a_kernel_ends_quietly_also_without_its_executor(distant: Distant, way: str) -> None:
+    distant.front_end.run("1")
+    distant.executor.kill()
+    if way == "SIGTERM":
+        distant.kernel.process.send_signal(signal.SIGTERM)
+    else:
+        distant.front_end.send(way, {"restart": False}, channel="control")
+    assert distant.kernel.process.wait(PATIENCE) == 0
+    assert distant.kernel.complaints() == ""
+
+
+def test_a_stop_without_the_executor_is_told_and_the_kernel_goes_on(distant: Distant) -> None:
+    front_end = distant.front_end
+    front_end.run("1")
+    distant.executor.kill()
+    # The proxy takes the connection, and has nowhere to lead it.
+    stopped = front_end.run("%sandbox stop")
+    assert stopped.error["ename"] in ("SandboxConnectionError", "SandboxTimeoutError")
+    assert "executor" in stopped.error["evalue"].lower()
+    distant.executor.start()
+    assert front_end.run("1").result == "1"

@@ -29,6 +29,8 @@ from .transport import CallTransport
 
 TELL_TIMEOUT = 1.0
 """Seconds for the question why something ended."""
+CLOSE_TIMEOUT = 3.0
+"""Seconds for each attempt to give a sandbox back: a front end that shuts a kernel down waits no longer than five."""
 OPEN = "open"
 
 
@@ -88,7 +90,7 @@ class ExecutorSandbox(Sandbox):
     async def close(self) -> None:
         # One that is not there has been given back.
         with suppress(NotFoundError):
-            await self._calls.unary("Close", self._request, **self._ids)
+            await self._calls.unary("Close", self._request, timeout=CLOSE_TIMEOUT, **self._ids)
 
     def kill(self) -> None:
         """Do nothing: without waiting nobody far away can be told, and the executor ends what nobody uses."""

@@ -129,9 +129,11 @@ class ExecutorSandbox(Sandbox):
             call.cancel()
 
     def describe(self) -> dict[str, str]:
-        # What was heard last; what is heard now comes with the next look.
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.ensure_future(self._refresh())
+        # What was heard last; what is heard now comes with the next look. Without a loop nobody can be asked.
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            if self._refreshing is None or self._refreshing.done():
+                self._refreshing = loop.create_task(self._refresh())
         return {"executor": self._calls.connection.address, **self._details}
 
     async def _refresh(self) -> None:

@@ -440,6 +440,14 @@ async def test_the_log_has_correlation_ids_and_no_keys(executor: ExecutorProcess
     assert executor.events("call_failed") == []
 
 
+def test_programs_use_it_like_any_other_provider(executor: ExecutorProcess) -> None:
+    from sandbox_kernel import BlockingSandbox
+
+    with BlockingSandbox("executor", address=executor.address, key_file=executor.key_file()) as sandbox:
+        assert sandbox.run("1 + 1").text == "2"
+    assert executor.events("sandbox_closed")[-1]["reason"] == "a client has closed it"
+
+
 # ---- sandboxes outlive their clients
 
 

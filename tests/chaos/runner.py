@@ -141,8 +141,9 @@ class Chaos:
         self.front_end.finish(cell, timeout=PATIENCE)
         self._judge(number, lines, cell, kill=kill)
         if fault is not None and fault.kind in ENDING:
-            # Its sandbox has gone, and what it had written with it.
-            self._expected.pop(number, None)
+            # Its sandbox has gone, and what was written there with it: also by the cell before, shown only now.
+            self._expected = {}
+            self._unseen = set()
 
     def _judge(self, number: int, lines: int, cell: Exchange, *, kill: bool) -> None:
         problem = self._problem(number, lines, cell, kill=kill)

@@ -144,6 +144,7 @@ class Chaos:
             # Its sandbox has gone, and what was written there with it: also by the cell before, shown only now.
             self._expected = {}
             self._unseen = set()
+            self._left = None
 
     def _judge(self, number: int, lines: int, cell: Exchange, *, kill: bool) -> None:
         problem = self._problem(number, lines, cell, kill=kill)
@@ -161,10 +162,10 @@ class Chaos:
             cell.assert_ended_once()
         except AssertionError as exc:
             return f"its messages: {str(exc)[:200]}"
+        printed = self._without_the_past(number, cell.stream())
         if cell.status != "ok":
             lost = kill and cell.reply["ename"] == SandboxLostError.__name__
             return "" if lost else f"it failed: {cell.reply['evalue']}"
-        printed = self._without_the_past(number, cell.stream())
         if printed != _printed(number, lines):
             return f"it printed {printed[:200]!r}"
         if not kill and cell.result != str(number):

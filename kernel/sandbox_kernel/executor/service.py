@@ -68,26 +68,26 @@ class Service:
 
     async def attach(self, caller: Caller, request: pb.SandboxRequest) -> pb.SandboxInfo:
         """Tell of one."""
-        hosted = self._find(caller, request.sandbox_id)
+        hosted = await self._find(caller, request.sandbox_id)
         hosted.touch()
         return self._info(hosted)
 
     async def pause(self, caller: Caller, request: pb.SandboxRequest) -> pb.SandboxInfo:
         """Freeze one."""
-        hosted = self._find(caller, request.sandbox_id)
+        hosted = await self._find(caller, request.sandbox_id)
         await self._sandboxes.pause(hosted)
         return self._info(hosted)
 
     async def resume(self, caller: Caller, request: pb.SandboxRequest) -> pb.SandboxInfo:
         """Let one go on."""
-        hosted = self._find(caller, request.sandbox_id)
+        hosted = await self._find(caller, request.sandbox_id)
         await self._sandboxes.resume(hosted)
         return self._info(hosted)
 
     async def close(self, caller: Caller, request: pb.SandboxRequest) -> pb.CloseReply:
         """End one."""
         if not self._sandboxes.end_reason(caller.owner, request.sandbox_id):
-            hosted = self._find(caller, request.sandbox_id)
+            hosted = self._sandboxes.find(caller.owner, request.sandbox_id)
             await self._sandboxes.close(hosted, "client", "a client has closed it", caller.correlation_id)
         return pb.CloseReply()
 
@@ -100,7 +100,7 @@ class Service:
         reason = self._sandboxes.end_reason(caller.owner, request.sandbox_id)
         if reason:
             return pb.Explanation(reason=reason, ended=True)
-        hosted = self._find(caller, request.sandbox_id)
+        hosted = self._sandboxes.find(caller.owner, request.sandbox_id)
         if not hosted.sandbox.alive:
             return pb.Explanation(reason=await self._sandboxes.bury(hosted), ended=True)
         if request.HasField("exit_code"):
@@ -111,7 +111,7 @@ class Service:
 
     async def read_file(self, caller: Caller, request: pb.ReadFileRequest) -> AsyncIterator[pb.FileChunk]:
         """Give a file's content."""
-        hosted = self._running(caller, request.sandbox_id)
+        hosted = await self._running(caller, request.sandbox_id)
         limit = request.limit if request.HasField("limit") else None
         with hosted.errands.files() as files:
             async for data in files.read(request.path, limit=limit):
@@ -124,7 +124,7 @@ class Service:
         if first is None or not first.HasField("header"):
             raise InvocationError("A file begins with its header.")
         header = first.header
-        hosted = self._running(caller, header.sandbox_id)
+        hosted = await self._running(caller, header.sandbox_id)
         left = self._sandboxes.quotas.upload_left(caller.owner)
         await stream.write(pb.WriteFileReply(allowed=NO_LIMIT if left is None else left))
         upload = _Upload(self._sandboxes, caller.owner, hosted, stream)
@@ -139,14 +139,14 @@ class Service:
 
     async def list_files(self, caller: Caller, request: pb.ListFilesRequest) -> AsyncIterator[pb.FileList]:
         """Give what matches a pattern."""
-        hosted = self._running(caller, request.sandbox_id)
+        hosted = await self._running(caller, request.sandbox_id)
         with hosted.errands.files() as files:
             async for entries in _batches(files, request):
                 yield pb.FileList(entries=entries)
 
     async def remove_file(self, caller: Caller, request: pb.RemoveFileRequest) -> pb.RemoveFileReply:
         """Remove a file or folder."""
-        hosted = self._running(caller, request.sandbox_id)
+        hosted = await self._running(caller, request.sandbox_id)
         with hosted.errands.files() as files:
             await files.remove(request.path, recursive=request.recursive)
         return pb.RemoveFileReply()
@@ -155,7 +155,7 @@ class Service:
 
     async def run(self, caller: Caller, request: pb.RunRequest) -> AsyncIterator[pb.RunOutput]:
         """Run a shell command, once."""
-        hosted = self._running(caller, request.sandbox_id)
+        hosted = await self._running(caller, request.sandbox_id)
         self._begun.use(caller.owner, caller.number)
         with hosted.errands.command(request.command) as command:
             async for data in command:
@@ -171,17 +171,21 @@ class Service:
         first = await stream.read()
         if first is None or not first.HasField("open"):
             raise InvocationError("A link begins with the name of its sandbox.")
-        hosted = self._find(caller, first.open.sandbox_id)
+        hosted = await self._find(caller, first.open.sandbox_id)
         await self._sandboxes.wake(hosted)
         await Relay(hosted, stream, first.open, self._metrics).run(lambda: self._sandboxes.bury(hosted))
 
     # ---- which one
 
-    def _find(self, caller: Caller, sandbox_id: str) -> HostedSandbox:
+    async def _find(self, caller: Caller, sandbox_id: str) -> HostedSandbox:
+        hosted = self._sandboxes.find(caller.owner, sandbox_id)
+        if not hosted.sandbox.alive:
+            # Nobody has noticed yet. From now on it is not found, for the reason that is found out here.
+            await self._sandboxes.bury(hosted)
         return self._sandboxes.find(caller.owner, sandbox_id)
 
-    def _running(self, caller: Caller, sandbox_id: str) -> HostedSandbox:
-        hosted = self._find(caller, sandbox_id)
+    async def _running(self, caller: Caller, sandbox_id: str) -> HostedSandbox:
+        hosted = await self._find(caller, sandbox_id)
         hosted.require_running()
         hosted.touch()
         return hosted

@@ -186,7 +186,7 @@ async def test_an_executor_of_another_version_says_so(tmp_path: Path, executor: 
         Executor={"address": "127.0.0.1:0", "keys_file": str(executor.folder / "keys")},
         EventLog={"path": str(tmp_path / "log")},
     )
-    server = ExecutorServer(config, protocol=99)
+    server = ExecutorServer(config, version=99)
     port = await server.start()
     try:
         with pytest.raises(ConfigurationError, match=r"version 99 .* version 1: install the same version"):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sandbox_kernel.executor_api import executor_pb2 as pb
-from sandbox_kernel.executor_api.protocol import CHUNK
+from sandbox_kernel.executor_api.protocol import LINK_CHUNK
 
 if TYPE_CHECKING:
     from .hosted import HostedSandbox
@@ -100,7 +100,7 @@ class Relay:
 
     async def _down(self, sock: socket.socket) -> None:
         loop, counter = asyncio.get_running_loop(), self._metrics.link_bytes.labels("out")
-        view = memoryview(bytearray(CHUNK))
+        view = memoryview(bytearray(LINK_CHUNK))
         # An error is an end, like any other.
         with suppress(OSError):
             while count := await loop.sock_recv_into(sock, view):

@@ -14,8 +14,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from traitlets.config import Config
 
 from sandbox_kernel.errors import ConfigurationError
+from sandbox_kernel.executor_api import protocol
 from sandbox_kernel.executor_api.addresses import join, split
-from sandbox_kernel.executor_api.protocol import LARGEST_MESSAGE, PROTOCOL, SERVICE
+from sandbox_kernel.executor_api.protocol import PROTOCOL, SERVICE
 from sandbox_kernel.providers.local import diagnosis
 
 from .calls import Calls
@@ -29,7 +30,7 @@ from .settings import Executor
 from .tls import credentials
 
 OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    *protocol.OPTIONS,
     # Two executors on one port would each have half of the sandboxes.
     ("grpc.so_reuseport", 0),
     # A client that is gone without a word is noticed, and one may ask every second whether we are here.
@@ -46,8 +47,8 @@ GRACE = 1.0
 class ExecutorServer:
     """An executor on this machine. Made and used on one event loop, on the main thread: sandboxes end with it."""
 
-    def __init__(self, config: Config, *, protocol: int = PROTOCOL) -> None:
-        """Raises ConfigurationError. ``protocol`` is another one in tests."""
+    def __init__(self, config: Config, *, version: int = PROTOCOL) -> None:
+        """Raises ConfigurationError. ``version`` of the protocol is another one in tests."""
         diagnosis.require_linux()
         self.settings = settings = Executor(config=config)
         self.log = ServerLog(config=config)
@@ -57,7 +58,7 @@ class ExecutorServer:
         self.sandboxes = Sandboxes(settings, config, quotas, self.metrics, self.log)
         keys = KeyFile(Path(settings.keys_file).expanduser())
         keys.owners()
-        calls = Calls(keys, self.metrics, self.log, protocol=protocol)
+        calls = Calls(keys, self.metrics, self.log, protocol=version)
         self._credentials = credentials(settings)
         self._server = grpc.aio.server(options=OPTIONS)
         self._server.add_generic_rpc_handlers((calls.handler(Service(self.sandboxes, self.metrics).functions),))

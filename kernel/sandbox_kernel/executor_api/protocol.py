@@ -24,9 +24,18 @@ ERROR = "sandbox-error"
 """Trailing metadata: the name of the error's class in errors.py."""
 
 CHUNK = 256 * 1024
-"""Bytes of a file, or of a link, in one message; less where there is no more."""
+"""Bytes of a file in one message; less where there is no more."""
+LINK_CHUNK = 512 * 1024
+"""Bytes of a link in one message at most: as many as a socket holds."""
 LARGEST_MESSAGE = 4 * 1024 * 1024
 """Bytes of one message that either end takes."""
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    # As they are, frames of 16 KiB and a window of 64 KiB make output a third slower.
+    ("grpc.http2.max_frame_size", 1024 * 1024),
+    ("grpc.http2.lookahead_bytes", 8 * 1024 * 1024),
+)
+"""gRPC's options at both ends."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from sandbox_kernel.executor_api.protocol import (
     CORRELATION,
     ERROR,
     KEY,
-    LARGEST_MESSAGE,
     METHODS,
+    OPTIONS,
     PROTOCOL,
     VERSION,
 )
@@ -160,7 +160,7 @@ def _open(connection: Connection) -> grpc.aio.Channel:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 500),
-        ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+        *OPTIONS,
         # Calls are made again here, under their numbers, and nowhere else.
         ("grpc.enable_retries", 0),
         # Not shared with another client of this process, whose certificates may be others.

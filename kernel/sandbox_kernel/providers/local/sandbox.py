@@ -39,6 +39,8 @@ _END_TIMEOUT = 30.0
 _TELL_TIMEOUT = 1.0
 """Seconds to wait for the reason of a loss."""
 _OUTPUT_KEPT = 4096
+STREAM_BUFFER = 512 * 1024
+"""Bytes of a kept sandbox's output that wait in its stream, at most."""
 _KILLED = (-SIGKILL, 128 + SIGKILL)
 """Exit status when SIGKILL ended bubblewrap, or what it ran."""
 _TEMPORARY = ("dev/shm", "tmp", "home/user", "run/bridge")
@@ -163,6 +165,8 @@ class LocalSandbox(Sandbox):
         if not self.kept or not self.alive:
             raise self._lost("has ended")
         ours, theirs = socket.socketpair()
+        # Twice as much on its way as is usual, where the system allows that: whoever carries it on does so in one go.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER)
         try:
             # Without blocking: a paused sandbox takes none, and so many as fit wait for it.
             socket.send_fds(self._spawned.link, [kind], [theirs.fileno()], socket.MSG_DONTWAIT)

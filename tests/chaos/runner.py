@@ -96,7 +96,12 @@ class Chaos:
         self._chance = random.Random(report.seed + 1)
         self.executor = ExecutorProcess(folder / "executor", Executor={"max_sandboxes": 50})
         self.proxy = ChaosProxy(lambda: ("127.0.0.1", self.executor.port))
-        options = {"address": f"localhost:{self.proxy.port}", "keepalive": 1.0, "keepalive_timeout": 0.5}
+        options = {
+            "address": f"localhost:{self.proxy.port}",
+            "keepalive": 1.0,
+            "keepalive_timeout": 0.5,
+            "request_timeout": 3.0,
+        }
         # Faults come a thousand times as often as elsewhere, and nobody is to be spared.
         own = ("--SandboxSession.reconnect_longest_delay=0.2", "--SandboxSession.retry_delay=0.1")
         self._arguments = [*own, *self.executor.arguments(**options)]

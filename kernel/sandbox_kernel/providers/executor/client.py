@@ -12,10 +12,6 @@ from .calls import Calls
 from .connection import Connection
 from .sandbox import ExecutorSandbox
 
-CREATE_TIMEOUT = 60.0
-"""Seconds in which the executor must have made a sandbox."""
-
-
 PAUSED = "paused"
 
 
@@ -32,9 +28,9 @@ class ExecutorClient:
         return f"version {reply.version}, you are {reply.owner}{', it is shutting down' if reply.draining else ''}"
 
     async def create(self, label: str, kernel_arguments: Sequence[str], correlation_id: str) -> ExecutorSandbox:
-        """Have a sandbox made."""
+        """Have a sandbox made. A call that takes long is made again, and waits for the same sandbox."""
         request = pb.CreateRequest(label=label, kernel_arguments=kernel_arguments)
-        info = await self._calls.unary("Create", request, timeout=CREATE_TIMEOUT, correlation_id=correlation_id)
+        info = await self._calls.unary("Create", request, correlation_id=correlation_id)
         return ExecutorSandbox(self._calls, info, correlation_id)
 
     async def attach(self, sandbox_id: str) -> ExecutorSandbox:

@@ -102,7 +102,7 @@ class Keeper:
     def do_cut(self, away: bool = False) -> Json:
         """End every connection; with ``away`` none is made until the next cut without it."""
         self.away = away
-        for connections in self.connections.values():
+        for connections in list(self.connections.values()):
             for connection in connections:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from .link.envelope import TOKEN_SIZE
 from .link.protocol import Buffer
@@ -24,8 +24,7 @@ _VERSION = re.compile(r"\d{1,3}\.\d{1,3}[\w.+]{0,20}", re.ASCII)
 _CONTROLS = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff\n\t]+")
 
 
-@dataclass(frozen=True)
-class OpenCell:
+class OpenCell(NamedTuple):
     """A cell of an earlier kernel process that is not done."""
 
     token: bytes
@@ -33,15 +32,13 @@ class OpenCell:
     hidden: bool
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """So many messages that should stand here were dropped, since nobody took them for too long."""
 
     messages: int
 
 
-@dataclass(frozen=True)
-class Replayed:
+class Replayed(NamedTuple):
     """All messages of some past cells were sent again, as operation ``number``."""
 
     number: int

@@ -107,6 +107,8 @@ class Connection:
 
     def _on_opened(self) -> None:
         self._opened_at = time.monotonic()
+        # One that breaks at once again is tried without hurry, and yet without the pauses of one that cannot be had.
+        self._attempt = min(self._attempt, 1)
         if self._lost_at is not None:
             self._report("reconnected", "info", {"seconds": round(self._opened_at - self._lost_at, 3)})
             self._lost_at = None

@@ -187,3 +187,12 @@ async def test_closed_connection_is_not_made_again() -> None:
         case.connection.close()
         await asyncio.sleep(0.01)
         assert (len(case.sandbox.wires), case.ended) == (1, [])
+
+
+async def test_pauses_do_not_grow_where_each_connection_is_made_and_breaks() -> None:
+    async with connected() as case:
+        for count in range(2, 12):
+            case.sandbox.cut()
+            await case.until(lambda count=count: len(case.sandbox.wires) == count)
+            case.sandbox.exchange()
+            assert case.connection._attempt == 1

@@ -34,7 +34,7 @@ class ExecutorFiles(SandboxFiles):
     async def write(self, path: str, chunks: AsyncIterable[bytes], *, mode: int = 0o644) -> int:
         async with self._begun("WriteFile") as call:
             header = pb.WriteFileHeader(sandbox_id=self._sandbox_id, path=path, mode=mode)
-            await call.write(pb.WriteFileChunk(header=header))
+            await self._send(call, pb.WriteFileChunk(header=header))
             allowed = await self._reply(call)
             sent = 0
             async for chunk in chunks:
@@ -100,6 +100,9 @@ class ExecutorFiles(SandboxFiles):
             await asyncio.wait_for(call.write(message), self._calls.connection.request_timeout)
         except asyncio.TimeoutError as exc:
             raise self._calls.silence(**self._ids) from exc
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
+            # It has ended; of that writing knows only that it failed, while the call's status says why.
+            raise await self._status(call) from exc
 
     async def _status(self, call: Any) -> Exception:
         """Return what a call failed of that has ended."""

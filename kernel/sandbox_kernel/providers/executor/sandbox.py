@@ -65,7 +65,7 @@ class ExecutorSandbox(Sandbox):
         call = self._calls.stream("Link", waits=waits, **self._ids)
         try:
             asked = pb.LinkOpen(sandbox_id=self.sandbox_id, heartbeat=self._heartbeat, patience=self._patience)
-            with suppress(asyncio.InvalidStateError):
+            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 # A call that has ended already says why when it is read.
                 await call.write(pb.LinkChunk(open=asked))
             answer = await asyncio.wait_for(call.read(), self._patience)

@@ -121,7 +121,7 @@ def _chosen(changes: Sequence[Change], names: Sequence[str]) -> list[Change]:
 
 
 def _is_meant(path: str, name: str) -> bool:
-    return path == name or path.startswith(f"{name}/") or fnmatchcase(path, name)
+    return name in ("", ".", "/work") or path == name or path.startswith(f"{name}/") or fnmatchcase(path, name)
 
 
 def _listing(changes: Sequence[Change]) -> list[str]:

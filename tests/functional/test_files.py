@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,25 @@ def test_links_in_an_uploaded_folder_are_left_out(notebook: FrontEnd, folder: Pa
     assert cell.result == "['real']"
     assert "2 links" in cell.stream()
     assert "2 no regular files" in cell.stream()
+
+
+@pytest.mark.parametrize("pattern", ["globbed/*", "globbed/*.csv", "**/*.csv", "glob*/away/*"])
+def test_wildcards_take_no_links(notebook: FrontEnd, folder: Path, tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "outside").mkdir(exist_ok=True)
+    (tmp_path / "outside/far.csv").write_text("far")
+    (folder / "globbed").mkdir(exist_ok=True)
+    (folder / "globbed/near.csv").write_text("near")
+    for name in ("link.csv", "away"):
+        with suppress(FileExistsError):
+            (folder / f"globbed/{name}").symlink_to(tmp_path / "outside" / ("far.csv" if name == "link.csv" else ""))
+    cell = notebook.run(f"%sandbox upload {pattern}", stop_on_error=False)
+    assert not cell.questions
+    assert "far" not in cell.stream()
+    if pattern != "glob*/away/*":
+        assert cell.status == "ok"
+        assert "link" in cell.stream()
+    else:
+        assert cell.status == "error"
 
 
 def test_secrets_are_not_taken_by_patterns_and_asked_for_by_name(notebook: FrontEnd, folder: Path) -> None:

@@ -48,6 +48,7 @@ def inner_document(html: str) -> str:
     [
         {"text/plain": "<script>text</script>"},
         {"text/plain": "x", "text/latex": r"$\frac{a}{b<c}$"},
+        {"text/plain": "x", "text/x-rst": ".. raw:: html"},
         {"application/json": {"a": ["<b>", 1, None]}},
         {"image/png": "iVBORw0KGgo=\n", "text/plain": "<Figure>"},
         {"text/html": "<b>x</b>"},

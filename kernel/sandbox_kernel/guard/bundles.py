@@ -9,7 +9,7 @@ from typing import Any
 
 from .json_text import Json, RefusedError, text_of
 
-PLAIN = frozenset({"text/plain", "text/latex", "application/json"})
+PLAIN = frozenset({"text/plain", "text/latex", "text/x-rst", "application/json"})
 """Types that front ends show as text or data, whatever is in them."""
 IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "application/pdf"})
 """Types in base64."""

@@ -137,6 +137,11 @@ def distance(executor: ExecutorProcess, delay: float) -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        server.close()
 
 
 def many(folder: Path) -> None:

@@ -129,6 +129,12 @@ def distance(executor: ExecutorProcess, delay: float) -> Iterator[int]:
         there, back = await asyncio.open_connection("127.0.0.1", executor.port)
         await asyncio.gather(carry(reader, back), carry(there, writer))
 
+    async def end() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     server = loop.run_until_complete(asyncio.start_server(connect, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -137,10 +143,7 @@ def distance(executor: ExecutorProcess, delay: float) -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(end())
         server.close()
 
 

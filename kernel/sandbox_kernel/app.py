@@ -124,7 +124,7 @@ class Start:
 
     def _check(self, classes: list[type[Configurable]]) -> None:
         try:
-            names = {*provider_classes(self._config), "Workspace"}
+            names = {*provider_classes(self._config), *SECTIONS}
             check(self._config, classes, self._options, names=names)
         except SandboxKernelError as exc:
             self.abandon()

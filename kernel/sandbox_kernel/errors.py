@@ -17,6 +17,8 @@
     │   └── SandboxConnectionError    the provider or the sandbox cannot be reached
     ├── LinkProtocolError             the other side of a link sent what no bridge sends
     ├── CommandError                  a `%sandbox` command was called wrongly
+    ├── GenerationError               no answer of a model, or none that can be used
+    │   └── ModelError                one model failed; has .reason, .model
     ├── TransferError                 a variable cannot travel into a sandbox or out of it
     └── CellError                     an exception in a cell, raised where the caller asked for that
 
@@ -118,6 +120,19 @@ class LinkProtocolError(SandboxKernelError):
 
 class CommandError(SandboxKernelError):
     """A `%sandbox` command was called wrongly; the message says how it is called."""
+
+
+class GenerationError(SandboxKernelError):
+    """There is no answer of a model, or none that can be used; the message says what to do."""
+
+
+class ModelError(GenerationError):
+    """One model failed. ``reason`` decides whether another one is asked; see generation/models/base.py."""
+
+    def __init__(self, message: str, *, reason: str, model: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.model = model
 
 
 class TransferError(SandboxKernelError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import answers
 from .cell_clock import CellClock
+from .cell_memory import run_cell
 from .cells import CommandCell, KeyboardInterruptError
 from .errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTakenError, SandboxTimeoutError
 from .frontend import Frontend
@@ -297,7 +298,7 @@ class Kernel:
         if (
             self._open
             and request.subshell is None
-            and not (self._waiting or self._command_cell or self._settling or request.lines)
+            and not (self._waiting or self._command_cell or self._settling or request.has_commands)
             and not self._must_show_past
         ):
             self._forward(request, envelope.SHELL)
@@ -316,7 +317,7 @@ class Kernel:
             if self._open and self._must_show_past and request.is_cell and request.counts:
                 self._begin_past(request)
                 return
-            if request.lines:
+            if request.has_commands:
                 if self._pending.cells:
                     return
                 self._waiting.popleft()
@@ -571,6 +572,11 @@ class Kernel:
         if b'"busy"' in bytes(message[3]):
             self._on_busy(request, topic, message)
         elif b'"idle"' in bytes(message[3]) and not request.idle:
+            if request.on_ended is not None and not request.ended and request.held_idle is None:
+                # What became of it is shown before, and only the reply tells it.
+                request.held_idle = lambda: self._on_status(request, topic, message)
+                asyncio.get_running_loop().call_later(REPLY_GRACE, self._on_no_reply, request)
+                return
             request.idle = True
             if not (request.deferred or request.failed):
                 self.frontend.broadcast(topic, message)
@@ -605,6 +611,7 @@ class Kernel:
             self.session.used = self.session.used or request.counts
             # Once: a cell that is said to begin again would never end otherwise.
             if not request.deferred and not self._clock.knows(request):
+                request.began = time.monotonic()
                 self._clock.start(request, self.session.execution_timeout, self._on_timeout)
             if request.notice:
                 self.frontend.publish("stream", {"name": "stderr", "text": request.notice}, request.header)
@@ -621,6 +628,8 @@ class Kernel:
             message = self._on_cell_reply(request, message)
         if not (request.deferred or request.failed):
             self.frontend.send(request.channel, request.idents, message)
+        if request.held_idle is not None:
+            request.held_idle()
         self._finish(request)
 
     def _on_cell_reply(self, request: Request, message: list[Buffer]) -> list[Buffer]:
@@ -631,12 +640,32 @@ class Kernel:
         if request.timed_out and content.get("status") == "error":
             content.update(answers.error(self._timeout_error()))
             message = [*message[:3], json.dumps(content).encode(), *message[4:]]
+        if request.payloads:
+            payload = content.get("payload")
+            content["payload"] = [*(payload if isinstance(payload, list) else ()), *request.payloads]
+            message = [*message[:3], json.dumps(content).encode(), *message[4:]]
+        self._note_end(request, content)
         if self._open and answers.ends_python(content):
             self._await_exit(request)
         if content.get("status") == "error" and request.stop_on_error and request.subshell is None:
             self._abort_waiting()
             self._settling = None if request.idle else request
         return message
+
+    def _note_end(self, request: Request, reply: Json) -> None:
+        """Remember once what became of a cell's code; who put that there shows it before the cell has ended."""
+        if request.ended or not (request.is_cell and request.counts):
+            return
+        request.ended = True
+        seconds = time.monotonic() - request.began if request.began else 0.0
+        cell = run_cell(request.code, seconds, reply)
+        if request.began:
+            self.session.cells.add(cell)
+        if request.on_ended is not None:
+            try:
+                request.on_ended(cell)
+            except Exception as exc:  # noqa: BLE001 - the edge: a command's own fault must not cost the cell its reply
+                self.session.log.write("command_failed", level="error", error=repr(exc)[:200])
 
     def _await_exit(self, request: Request) -> None:
         """Keep what comes for the next Python: this one ends in a moment, and would take a cell with it."""
@@ -754,9 +783,9 @@ class Kernel:
         for request in self._pending.take_all():
             self._fail(request, error)
             told = told or (request.is_cell and request.counts)
-        waiting = [request for request in self._waiting if not request.lines]
+        waiting = [request for request in self._waiting if not request.has_commands]
         if not (lost and (self._command_cell is not None or self._renewing or self._leaving)):
-            self._waiting = deque(request for request in self._waiting if request.lines)
+            self._waiting = deque(request for request in self._waiting if request.has_commands)
             for request in waiting:
                 self._fail(request, error)
         for request in self._subshells.take_waiting():
@@ -780,11 +809,13 @@ class Kernel:
         self._clock.stop(request)
         content = answers.error(error)
         self._publish_status(request, "busy")
+        self._note_end(request, content)
         if not request.replied:
             if request.is_cell:
                 if not request.deferred:
                     self.frontend.publish("error", content, request.header)
-                content = {**content, "execution_count": max(0, self._count - 1), "payload": [], "user_expressions": {}}
+                count, payload = max(0, self._count - 1), request.payloads
+                content = {**content, "execution_count": count, "payload": payload, "user_expressions": {}}
             self._reply(request, {"status": "error", **content})
         if not request.idle:
             self._publish_status(request, "idle")
@@ -827,11 +858,13 @@ class Kernel:
         rest_follows = False
         try:
             error = await cell.run()
-            rest_follows = error is None and request.has_code
-            if rest_follows:
+            rest_follows = error is None and (request.has_code or cell.rest is not None)
+            if not rest_follows:
+                self._end_command_cell(request, error)
+            elif cell.rest is None:
                 request.drop_commands()
             else:
-                self._end_command_cell(request, error)
+                request.replace_code(cell.rest)
         finally:
             self._command_cell = None
             if rest_follows:
@@ -844,7 +877,7 @@ class Kernel:
         if request.counts:
             self._count += 1
             self._uncounted = [*(self._uncounted or []), request.code]
-        content: Json = {"status": "ok", "execution_count": count, "payload": [], "user_expressions": {}}
+        content: Json = {"status": "ok", "execution_count": count, "user_expressions": {}, "payload": request.payloads}
         if error is not None:
             self.frontend.publish("error", answers.error(error), request.header)
             content.update(answers.error(error), status="error")

@@ -44,11 +44,16 @@ class Passage:
         return int(event.get("taken", 0))
 
     async def receive(self, whole: memoryview) -> None:
-        """Fill the memory with what the cell writes. Raises InvocationError where that is less, or more."""
+        """Fill the memory with what the cell writes until it has ended and `finish` was called.
+
+        Raises InvocationError where that is less, or more.
+        """
         position = allowed = 0
-        while position < len(whole):
+        while True:
             event, data = await self._operation.next()
             end = position + len(data)
+            if event.get("end") and end == len(whole):
+                return
             if event.get("end") or end > len(whole):
                 raise InvocationError(f"{_SUBJECT}: its size is not what the sandbox said.", **self._operations.ids())
             whole[position:end] = data

@@ -9,14 +9,15 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from traitlets.config import Config
 
 from .bridge_events import Died, Finished, Operation, Output, Ready, Replayed, Skipped, read_event
+from .cell_memory import CellMemory
 from .errors import (
     InvocationError,
     SandboxConnectionError,
@@ -51,12 +52,17 @@ if TYPE_CHECKING:
     from .takeover import Takeover
     from .workspace.patterns import Patterns
 
+T = TypeVar("T")
+
 CLOSE_TIMEOUT = 0.5
 """Seconds that a closing session waits for what it does in the background."""
 AWAKE_AFTER = 0.05
 """Seconds after a resume in which a signal may still find threads stopped."""
 TELL_TIMEOUT = 5.0
 """Seconds that the inner kernel has to say which of the new packages it had imported."""
+MAX_UPLOADED = 100
+MAX_DESCRIPTION = 512 * 1024
+"""Bytes of what the sandbox says of its variables."""
 MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
 CALL_RETRY = RetryPolicy(attempts=3, first_delay=0.1, longest_delay=10.0, jitter=0.2)
@@ -72,7 +78,7 @@ MAX_LIVES, LIVES_PERIOD = 20, 60.0
 class SandboxSession(SessionSettings):
     """Owns at most one sandbox at a time. Its methods are called on the event loop's thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - what commands keep belongs elsewhere
         self,
         listener: SessionListener,
         *,
@@ -94,6 +100,13 @@ class SandboxSession(SessionSettings):
         self._provider = provider or create_provider(self.provider, self.config)
         self.guard = Guard(self._provider.name, config=config)
         """What of the sandbox's output may reach a front end."""
+        self.cells = CellMemory()
+        """The last cells that people ran."""
+        self.offers: list[Callable[[], Iterable[str]]] = []
+        """What else code in the sandbox can use: each gives lines, as in "tools.search(query): finds pages"."""
+        self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
+        """The last files that were uploaded, by their paths in the sandbox."""
+        self._companions: dict[Callable[[SandboxSession], Any], Any] = {}
         policy = RetryPolicy(self.start_attempts, self.retry_delay, self.retry_longest_delay, self.retry_jitter)
         self._retry = Retry(policy, sleep)
         self._state = State.INACTIVE
@@ -168,6 +181,13 @@ class SandboxSession(SessionSettings):
         """The running sandbox's files."""
         own = self._sandbox.files if self._sandbox else None
         return own or self._link_files
+
+    def companion(self, make: Callable[[SandboxSession], T]) -> T:
+        """Return what a family of commands keeps as long as this session lives, made by its first use."""
+        if make not in self._companions:
+            self._companions[make] = make(self)
+        found: T = self._companions[make]
+        return found
 
     @property
     def passages(self) -> Passages:
@@ -928,6 +948,25 @@ class SandboxSession(SessionSettings):
                 # It is stopped in a debugger, or was just ended; it looks for packages by itself when it goes on.
                 ended = {}
         return {**said, "imported": ended.get("imported", [])}
+
+    async def describe(self, **request: object) -> dict[str, Any]:
+        """Return what bridge/describing.py answers to a request, of whatever shape it is: a cell may have answered.
+
+        Raises InvocationError where no answer comes in time, or none that can be read, and SandboxConnectionError where
+        no sandbox is running.
+        """
+        with self._operations.begun("describe", request=request) as operation:
+            try:
+                _, data = await asyncio.wait_for(operation.last(), TELL_TIMEOUT)
+            except asyncio.TimeoutError:
+                raise InvocationError("The sandbox did not say in time what it has.", **self._ids()) from None
+        try:
+            answer = json.loads(bytes(data)) if len(data) <= MAX_DESCRIPTION else None
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or "failed" in answer:
+            raise InvocationError("The sandbox could not say what it has.", **self._ids())
+        return answer
 
     async def _run_packages(self, *arguments: str) -> dict[str, Any]:
         command = self._run("packages", arguments=arguments)

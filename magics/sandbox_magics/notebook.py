@@ -11,6 +11,7 @@ from sandbox_kernel.errors import CommandError
 
 if TYPE_CHECKING:
     # Not imported by the kernel process, which has no use for them.
+    from sandbox_kernel.cell_memory import RunCell
     from sandbox_kernel.library import BlockingSandbox, Sandbox
     from sandbox_kernel.library.loop_thread import Turn
     from sandbox_kernel.session import SandboxSession
@@ -75,10 +76,15 @@ class Notebook:
 class NotebookContext:
     """The CommandContext of an ordinary kernel: shows and asks in the thread of the cell, which waits."""
 
-    def __init__(self, notebook: Notebook, sandbox: Sandbox, turn: Turn) -> None:
+    def __init__(self, notebook: Notebook, sandbox: Sandbox, turn: Turn, name: str) -> None:
+        """``name`` is the session's."""
         self._notebook = notebook
         self._turn = turn
+        self._name = name
         self.sandbox = sandbox
+        self.rest: str | None = None
+        """What a command wants to be run in the sandbox as the rest of the cell."""
+        self.on_rest_ended: Callable[[RunCell], None] | None = None
 
     @property
     def session(self) -> SandboxSession:
@@ -111,6 +117,17 @@ class NotebookContext:
     async def show_past(self, count: int | None) -> None:
         """Refuse: an ordinary kernel's cells get what their sandbox sends at once, or not at all."""
         raise CommandError("Past outputs are shown in notebooks of the kernel Python (sandbox).")
+
+    def add_cell(self, text: str) -> None:
+        """Put a new cell with this text below, for the sandbox: in this kernel it could do anything."""
+        session = "" if self._name == DEFAULT_SESSION else f" --session {self._name}"
+        self._turn.tell(lambda: self._notebook.shell.set_next_input(f"%%sandbox{session}\n{text}", replace=False))
+
+    def run_rest(self, code: str, on_ended: Callable[[RunCell], None] | None = None) -> None:
+        """Run code in the sandbox when the command is done; its output is the cell's."""
+        if self.rest is not None:
+            raise CommandError("Only one command in a cell can run something behind itself.")
+        self.rest, self.on_rest_ended = code, on_ended
 
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""

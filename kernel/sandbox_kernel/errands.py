@@ -96,14 +96,11 @@ class Errands:
     # ---- packages, and what else there is
 
     async def describe_packages(self) -> dict[str, Any]:
-        """Return what bridge/packages.py says of the sandbox's Python and of the packages that were added to it."""
+        """Do what `SandboxSession.describe_packages` says."""
         return await self._run_packages("describe")
 
     async def install_wheels(self, folder: str) -> dict[str, Any]:
-        """Add the wheels of a folder in the sandbox to its packages; return what bridge/packages.py says of them.
-
-        "imported" are those of their modules that the inner kernel had imported before.
-        """
+        """Do what `SandboxSession.install_wheels` says."""
         said = await self._run_packages("install", folder)
         with self.operations.begun("installed", modules=said["modules"]) as operation:
             try:
@@ -114,11 +111,7 @@ class Errands:
         return {**said, "imported": ended.get("imported", [])}
 
     async def describe(self, **request: object) -> dict[str, Any]:
-        """Return what bridge/describing.py answers to a request, of whatever shape it is: a cell may have answered.
-
-        Raises InvocationError where no answer comes in time, or none that can be read, and SandboxConnectionError where
-        no sandbox is running.
-        """
+        """Do what `SandboxSession.describe` says."""
         with self.operations.begun("describe", request=request) as operation:
             try:
                 _, data = await asyncio.wait_for(operation.last(), TELL_TIMEOUT)

@@ -27,6 +27,7 @@ from .providers.base import Provider
 from .recording import Recorder
 from .session_info import SessionListener
 from .session_life import SessionLife
+from .shell_command import ShellCommand
 
 if TYPE_CHECKING:
     from .records import SessionRecord
@@ -73,8 +74,6 @@ class SandboxSession(SessionLife):
         self._background: list[asyncio.Task[None]] = []
         self.idle_since: Callable[[], float] = lambda: 0.0
         """Tells since when no cell runs, in seconds since the epoch; 0 while one does."""
-        self.shell, self.describe = self._errands.shell, self._errands.describe
-        self.describe_packages, self.install_wheels = self._errands.describe_packages, self._errands.install_wheels
 
     def companion(self, make: Callable[[SandboxSession], T]) -> T:
         """Return what a family of commands keeps as long as this session lives, made by its first use."""
@@ -332,3 +331,28 @@ class SandboxSession(SessionLife):
             )
             self._fail(error)
             raise error from None
+
+    # ---- beside cells
+
+    def shell(self, text: str) -> ShellCommand:
+        """Run a shell command in the sandbox. Raises SandboxConnectionError where none is running."""
+        return self._errands.shell(text)
+
+    async def describe_packages(self) -> dict[str, Any]:
+        """Return what bridge/packages.py says of the sandbox's Python and of the packages that were added to it."""
+        return await self._errands.describe_packages()
+
+    async def install_wheels(self, folder: str) -> dict[str, Any]:
+        """Add the wheels of a folder in the sandbox to its packages; return what bridge/packages.py says of them.
+
+        "imported" are those of their modules that the inner kernel had imported before.
+        """
+        return await self._errands.install_wheels(folder)
+
+    async def describe(self, **request: object) -> dict[str, Any]:
+        """Return what bridge/describing.py answers to a request, of whatever shape it is: a cell may have answered.
+
+        Raises InvocationError where no answer comes in time, or none that can be read, and SandboxConnectionError where
+        no sandbox is running.
+        """
+        return await self._errands.describe(**request)

@@ -29,10 +29,12 @@ class ChaosProxy:
         self._first_bytes = asyncio.Event()
         self.passable = asyncio.Event()
         self.passable.set()
+        self._serving: asyncio.Task[None] | None = None
+        """Takes connections; None while they are refused."""
+        self._connections: set[asyncio.Task[None]] = set()
         self.generation = 0
         """Raised whenever what was cut off goes on."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.setblocking(False)
+        self._listener = _listen(0)
         self.port = int(self._listener.getsockname()[1])
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -47,12 +49,27 @@ class ChaosProxy:
         self._loop.call_soon_threadsafe(self.passable.clear)
 
     def go_on(self) -> None:
-        """Undo `cut_off`. Connections of before are dead, as after a long time they are."""
+        """Undo `cut_off` and `break_off`. Connections of before are dead, as after a long time they are."""
         self._loop.call_soon_threadsafe(self._go_on)
 
     def _go_on(self) -> None:
         self.generation += 1
         self.passable.set()
+        if self._serving is None:
+            self._listener = _listen(self.port)
+            self._serving = self._loop.create_task(self._serve())
+
+    def break_off(self, *, refuse: bool = False) -> None:
+        """Reset all connections at once; with ``refuse`` also those that are made until `go_on`."""
+        self._loop.call_soon_threadsafe(self._break_off, refuse)
+
+    def _break_off(self, refuse: bool) -> None:
+        if refuse and self._serving is not None:
+            self._serving.cancel()
+            self._serving = None
+            self._listener.close()
+        for connection in self._connections:
+            connection.cancel()
 
     @property
     def waiting(self) -> int:
@@ -67,21 +84,21 @@ class ChaosProxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        serving = self._loop.create_task(self._serve())
+        self._serving = self._loop.create_task(self._serve())
         self._loop.run_forever()
-        for task in asyncio.all_tasks(self._loop):
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(serving, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
     async def _serve(self) -> None:
-        tasks = set()
         while True:
             client, _ = await self._loop.sock_accept(self._listener)
-            task = self._loop.create_task(_Connection(self, client).run())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            connection = self._loop.create_task(_Connection(self, client).run())
+            self._connections.add(connection)
+            connection.add_done_callback(self._connections.discard)
 
     # ---- for connections
 
@@ -202,6 +219,12 @@ class _Connection:
         await asyncio.sleep(fault.seconds / 10)
         if fault.upstream:
             await asyncio.get_running_loop().sock_sendall(self._server, data)
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.setblocking(False)
+    return listener
 
 
 def reset(sock: socket.socket) -> None:

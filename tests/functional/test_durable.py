@@ -1,127 +1,28 @@
-"""A notebook whose sandbox outlives connections and kernel processes. Real kernels, real kills; the keeper holds."""
+"""A notebook whose sandbox outlives connections and kernel processes. Real kernels and kills; a real executor, too."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sandbox_kernel.records import RecordFile, SessionRecord
-from tests.keeper import tell
-
-from .client import PATIENCE, FrontEnd, KernelProcess, kernel_environment, spawn_with
-
-ROOT = Path(__file__).parent.parent.parent
-ENTRY = "[sandbox_kernel.providers]\nkeeper = tests.keeper:KeeperProvider\n"
+from .client import PATIENCE, FrontEnd, KernelProcess
+from .worlds import WORLDS, World
 
 
-class World:
-    """A keeper, and the folder of a user whose kernels have it as their provider."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address = str(folder / "keeper")
-        self._plugins = folder / "plugins"
-        info = self._plugins / "keeper-1.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: keeper\nVersion: 1\n")
-        (info / "entry_points.txt").write_text(ENTRY)
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "tests.keeper", self.address],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._keeper.stdout is not None
-        assert self._keeper.stdout.readline()
-        self.kernels: list[KernelProcess] = []
-        self.records = RecordFile(folder / "data" / "sandbox" / "sessions.sqlite")
-
-    def tell(self, op: str, **fields: object) -> dict[str, Any]:
-        return tell(self.address, op, **fields)
-
-    @property
-    def sandboxes(self) -> list[str]:
-        ids: list[str] = self.tell("list")["ids"]
-        return ids
-
-    def kernel(self, name: str = "a", *arguments: str, notebook: str = "") -> KernelProcess:
-        """Start a kernel process; NAME is its connection file's."""
-        path = self.folder / f"{name}.json"
-        options = ["--provider", "keeper", f"--KeeperProvider.address={self.address}", *arguments]
-        environment = {"PYTHONPATH": f"{self._plugins}{os.pathsep}{ROOT}"}
-        if notebook:
-            environment["JPY_SESSION_NAME"] = notebook
-        if not path.exists():
-            from jupyter_client.connect import write_connection_file
-
-            write_connection_file(str(path), key=os.urandom(16).hex().encode())
-        kernel = spawn_with(path, *options, environment=environment)
-        self.kernels.append(kernel)
-        return kernel
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `jupyter sandbox …` as this user."""
-        config = self.folder / "config"
-        config.mkdir(exist_ok=True)
-        (config / "jupyter_sandbox_config.py").write_text(f"c.KeeperProvider.address = {self.address!r}\n")
-        return subprocess.run(
-            [sys.executable, "-m", "sandbox_kernel.cli", *arguments],
-            env={**kernel_environment(self.folder), "PYTHONPATH": f"{self._plugins}{os.pathsep}{ROOT}"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-
-    def record(self, sandbox_id: str) -> SessionRecord:
-        (found,) = self.records.find(sandbox_id)
-        return found
-
-    def sandbox_of(self, kernel: KernelProcess) -> str:
-        """The id of the sandbox that a kernel process has, which it may just be writing down."""
-        ids: list[str] = []
-
-        def find() -> bool:
-            ids[:] = [record.sandbox_id for record in self.records.all() if record.kernel_pid == kernel.pid]
-            return bool(ids)
-
-        self.until(find)
-        return ids[0]
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.05)
-
-    def log(self) -> str:
-        return "".join(path.read_text() for path in (self.folder / "runtime").glob("*.log"))
-
-    def close(self) -> None:
-        for kernel in self.kernels:
-            if kernel.process.poll() is None:
-                kernel.process.kill()
-            kernel.end()
-        assert self._keeper.stdin is not None
-        assert self._keeper.stdout is not None
-        self._keeper.stdin.close()
-        self._keeper.stdout.close()
-        self._keeper.wait()
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+@pytest.fixture(params=["keeper", "executor"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "executor":
+        if sys.platform != "linux":
+            pytest.skip("the executor runs on Linux")
+        pytest.importorskip("grpc")
+    made = WORLDS[request.param](tmp_path)
     yield made
     made.close()
 
@@ -159,7 +60,7 @@ def test_connection_that_is_cut_costs_nothing(world: World) -> None:
         cell = front_end.cell(COUNT.format(30))
         for _ in range(3):
             front_end.until(lambda: bool(cell.stream()))
-            world.tell("cut")
+            world.cut()
             time.sleep(0.3)
         front_end.finish(cell)
         assert numbers(cell.stream()) == list(range(30))
@@ -171,10 +72,10 @@ def test_connection_that_is_cut_costs_nothing(world: World) -> None:
 def test_cells_wait_while_the_sandbox_cannot_be_reached_and_run_once(world: World) -> None:
     with quiet(world.kernel()) as front_end:
         front_end.run("n = 0")
-        world.tell("cut", away=True)
+        world.part()
         cells = [front_end.cell("n += 1\nprint(n)") for _ in range(5)]
         time.sleep(1)
-        world.tell("cut")
+        world.join()
         front_end.finish(*cells)
         assert [cell.stream() for cell in cells] == [f"{n}\n" for n in range(1, 6)]
 
@@ -185,7 +86,7 @@ def test_sandbox_that_is_gone_for_good_is_told_once_in_each_cell(world: World) -
         cells = [front_end.cell("import time; time.sleep(60)"), front_end.cell("print(1)")]
         front_end.until(lambda: "busy" in cells[0].statuses)
         (sandbox_id,) = world.sandboxes
-        os.kill(world.tell("find", id=sandbox_id)["pid"], signal.SIGKILL)
+        world.kill_sandbox(sandbox_id)
         front_end.finish(*cells)
         assert {cell.error["ename"] for cell in cells} == {"SandboxLostError"}
         after = front_end.run("print(2)")
@@ -356,7 +257,7 @@ def test_signal_without_a_new_process_closes_the_sandbox(world: World) -> None:
 
 @pytest.mark.parametrize(("policy", "left"), [("close", 0), ("pause", 1), ("detach", 1)])
 def test_shutdown_does_what_is_configured(world: World, policy: str, left: int) -> None:
-    kernel = world.kernel("a", f'--SandboxSession.on_shutdown={{"keeper": "{policy}"}}')
+    kernel = world.kernel("a", world.shutdown_policy(policy))
     front_end = kernel.front_end()
     front_end.run("x = 1")
     front_end.ask("shutdown_request", {"restart": False}, channel="control")
@@ -457,13 +358,13 @@ def test_sandbox_that_cannot_be_reached_is_neither_lost_nor_left_to_the_reaper(w
         sandbox_id = world.sandbox_of(world.kernels[0])
         cell = front_end.cell("import time\ntime.sleep(2)\nx += 1")
         front_end.until(lambda: "busy" in cell.statuses)
-        world.tell("cut", away=True)
+        world.part()
         front_end.finish(cell)
         assert cell.error["ename"] == "SandboxConnectionError"
         assert f"The sandbox {sandbox_id} cannot be reached" in cell.error["evalue"]
         assert front_end.run("x").error["ename"] == "SandboxConnectionError"
         assert not world.record(sandbox_id).is_orphan
-        world.tell("cut")
+        world.join()
         again = front_end.run("x")
         assert again.result == "2"
         assert world.sandboxes == [sandbox_id]
@@ -476,11 +377,11 @@ def test_attach_that_fails_leaves_the_sandbox_as_it_was(world: World) -> None:
         sandbox_id = world.sandbox_of(world.kernels[0])
         one.run("%sandbox detach")
         two.run("%sandbox stop")
-        world.tell("cut", away=True)
+        world.part()
         assert two.run(f"%sandbox attach {sandbox_id}").error["ename"] == "SandboxConnectionError"
         world.until(lambda: world.record(sandbox_id).ending == "detached")
         assert not world.record(sandbox_id).has_owner
+        world.join()
         assert two.run("%sandbox attach no-such-one").error["ename"] == "NotFoundError"
-        world.tell("cut")
         two.run(f"%sandbox attach {sandbox_id}")
         assert two.run("x").result == "1"

@@ -58,6 +58,8 @@ class Ready:
     count: int = 0
     """The number of the last cell that the kernel began, where it began any for an earlier kernel process."""
     open: tuple[OpenCell, ...] = ()
+    ipython: str = ""
+    """The version of IPython, where the sandbox tells it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ def _ready(event: dict[str, Any]) -> Ready:
     entries = event.get("open", [])
     if not isinstance(entries, list) or len(entries) > MAX_OPEN:
         raise ValueError("no list of cells")
-    return Ready(_version(event), _number(event, "life"), missed, count, tuple(_open_cell(entry) for entry in entries))
+    cells = tuple(_open_cell(entry) for entry in entries)
+    ipython = _version(event, "ipython") if event.get("ipython") else ""
+    return Ready(_version(event, "python"), _number(event, "life"), missed, count, cells, ipython)
 
 
 def _open_cell(entry: object) -> OpenCell:
@@ -147,10 +151,10 @@ def _text(event: dict[str, Any], name: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
-def _version(event: dict[str, Any]) -> str:
-    version = _text(event, "python")
+def _version(event: dict[str, Any], name: str) -> str:
+    version = _text(event, name)
     if not _VERSION.fullmatch(version):
-        raise ValueError("no version of Python")
+        raise ValueError(f"no version of {name}")
     return version
 
 

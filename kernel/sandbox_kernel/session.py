@@ -176,8 +176,13 @@ class SandboxSession(SessionLife):
 
         if not self.capabilities.outlives_kernel:
             raise SessionError(f"Sandboxes of the provider {self._provider.name} end with their kernel process.")
+        await self.settle()
+        if self._state is State.ACTIVE and self._ids()["sandbox_id"] == sandbox_id:
+            self.used = True
+            return
         if self._state not in (State.INACTIVE, State.ERROR):
-            if self.used:
+            # One that was found is somebody's work as well, though nobody has run anything from here.
+            if self.used or self._taken_over:
                 raise SessionError(
                     f"This notebook uses the sandbox {self._ids()['sandbox_id']}; `%sandbox detach` or `%sandbox stop` "
                     "comes first."
@@ -190,6 +195,11 @@ class SandboxSession(SessionLife):
         finally:
             sandboxes.wanted, sandboxes.forced = None, False
         self.used = True
+
+    async def settle(self) -> None:
+        """Wait for a start that is under way, however it ends: it may be taking over the sandbox of before."""
+        if self._state is State.STARTING:
+            await asyncio.wait([self.begin_start()])
 
     async def attachable(self) -> Sequence[SessionRecord]:
         """Return the recorded sandboxes that `attach` may be called with, this notebook's at the end."""

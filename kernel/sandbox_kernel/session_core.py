@@ -75,7 +75,7 @@ class SessionCore(SessionSettings):
         self._lives = PythonLives()
         self._created: float | None = None
         self._correlation_id = ""
-        self._python = ""
+        self._python = self._ipython = ""
         self._error = ""
         self._news = ""
         """What the next cell has to say, as lines."""
@@ -147,10 +147,11 @@ class SessionCore(SessionSettings):
     def versions(self) -> tuple[str, str]:
         """Return the versions of Python and IPython that cells see, as far as they are known before a start."""
         try:
-            return self._python or self._provider.language_version(), self._provider.implementation_version()
+            python = self._python or self._provider.language_version()
+            return python, self._ipython or self._provider.implementation_version()
         except SandboxKernelError:
             # The environment cannot be used; the first cell says why.
-            return self._python, ""
+            return self._python, self._ipython
 
     @property
     def ready(self) -> bool:

@@ -194,7 +194,7 @@ class SessionLife(SessionCore):
             self.dropped += 1
             return
         self._lives.begin()
-        self._python = event.python
+        self._python, self._ipython = event.python, event.ipython
         if self._takeover is not None and self._takeover.renews:
             # The notebook was restarted: what ran for it must not go on, and nothing of it is shown.
             self._takeover.renews = False

@@ -22,6 +22,7 @@ async def attach(context: CommandContext, arguments: Namespace) -> None:
     Without ID it is this notebook's own, or the only one that there is.
     """
     session = context.session
+    await session.settle()
     sandbox_id = await _find(context, arguments.id)
     if session.state is State.ACTIVE and session.info.sandbox_id == sandbox_id:
         context.write(f"The sandbox {sandbox_id} is attached already.\n")

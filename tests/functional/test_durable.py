@@ -119,6 +119,34 @@ def test_killed_kernel_process_gives_the_same_variables_and_all_output(world: Wo
         assert again.run("x").result == "41"
 
 
+def test_attach_at_once_waits_for_the_sandbox_that_is_taken_over(world: World) -> None:
+    first = world.kernel()
+    first.front_end().run("x = 1")
+    sandboxes = world.sandboxes
+    kill(first)
+    with quiet(world.kernel()) as again:
+        assert again.run("%sandbox attach").status == "ok"
+        assert again.run("x").result == "1"
+        assert world.sandboxes == sandboxes
+
+
+def test_attach_to_another_sandbox_does_not_end_the_one_that_was_taken_over(world: World) -> None:
+    first, second = world.kernel("a"), world.kernel("b")
+    first.front_end().run("x = 1")
+    other = second.front_end()
+    other.run("x = 2")
+    detached = world.sandbox_of(second)
+    other.run("%sandbox detach")
+    sandboxes = set(world.sandboxes)
+    kill(first)
+    with quiet(world.kernel("a")) as again:
+        refused = again.run(f"%sandbox attach {detached}").error
+        assert refused["ename"] == "SessionError"
+        assert "`%sandbox detach` or `%sandbox stop` comes first" in refused["evalue"]
+        assert again.run("x").result == "1"
+        assert set(world.sandboxes) == sandboxes
+
+
 def test_running_cell_streams_on_in_the_cell_that_attaches(world: World) -> None:
     first = world.kernel()
     front_end = first.front_end()

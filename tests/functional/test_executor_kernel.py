@@ -63,6 +63,13 @@ def test_input_completion_and_inspection_work(notebook: FrontEnd) -> None:
     assert notebook.ask("inspect_request", {"code": "name", "cursor_pos": 4, "detail_level": 0})["found"]
 
 
+def test_front_ends_are_told_the_versions_in_the_sandbox(notebook: FrontEnd) -> None:
+    notebook.run("import IPython, platform")
+    told = notebook.ask("kernel_info_request")
+    assert notebook.run("platform.python_version()").result == repr(told["language_info"]["version"])
+    assert notebook.run("IPython.__version__").result == repr(told["implementation_version"])
+
+
 def test_status_says_where_it_is(notebook: FrontEnd, executor: ExecutorProcess) -> None:
     said = shown(notebook, "%sandbox status")
     assert "executor" in said

@@ -483,7 +483,11 @@ class Bridge:
             self._news("ready", **self._life())
 
     def _life(self) -> dict[str, object]:
-        return {"pid": self._inner.pid, "life": self._lives, "python": python_version()}
+        life: dict[str, object] = {"pid": self._inner.pid, "life": self._lives, "python": python_version()}
+        if self._outbox is not None:
+            # Whoever lets the sandbox end with its stream has the environment before its eyes.
+            life["ipython"] = ipython_version()
+        return life
 
     def _on_time(self) -> None:
         now = time.monotonic()
@@ -566,6 +570,19 @@ def heard(content: bytes) -> None:
 def python_version() -> str:
     """Return the version of the interpreter, which is the kernel's, too."""
     return sys.version.split()[0]
+
+
+def ipython_version() -> str:
+    """Return the version of IPython as its folder's name tells it, "" if none does; importing it takes far longer."""
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for name in names:
+            if name.lower().startswith("ipython-") and name.endswith(".dist-info"):
+                return name[len("ipython-") : -len(".dist-info")]
+    return ""
 
 
 def _receive(sock: Any) -> list[Buffer] | None:

@@ -5,19 +5,21 @@ BIN := $(VENV)/bin
 
 # What is run here neither reads nor changes the user's own Jupyter and IPython settings.
 SCRATCH := $(CURDIR)/build/jupyter
-run test bench: export JUPYTER_CONFIG_DIR := $(SCRATCH)/config
-run test bench: export JUPYTER_DATA_DIR := $(SCRATCH)/data
-run test bench: export JUPYTER_RUNTIME_DIR := $(SCRATCH)/runtime
-run test bench: export IPYTHONDIR := $(SCRATCH)/ipython
-run test bench: export MPLCONFIGDIR := $(SCRATCH)/matplotlib
+run test bench chaos: export JUPYTER_CONFIG_DIR := $(SCRATCH)/config
+run test bench chaos: export JUPYTER_DATA_DIR := $(SCRATCH)/data
+run test bench chaos: export JUPYTER_RUNTIME_DIR := $(SCRATCH)/runtime
+run test bench chaos: export IPYTHONDIR := $(SCRATCH)/ipython
+run test bench chaos: export MPLCONFIGDIR := $(SCRATCH)/matplotlib
 
-.PHONY: help run lab test lint format bench wheel clean
+.PHONY: help run lab test chaos lint format proto bench wheel clean
 
 help:
 	@echo "make run      install, and execute notebooks/quickstart.ipynb in a sandbox"
 	@echo "make lab      open that notebook in JupyterLab"
 	@echo "make test     install, and run all tests"
 	@echo "make lint     ruff, mypy, import-linter;  make format  applies ruff's part"
+	@echo "make chaos    10,000 cells through connections and processes that fail"
+	@echo "make proto    write the Python modules of executor.proto"
 	@echo "make bench    compare the kernel with ipykernel"
 	@echo "make wheel    build the wheel into dist/"
 	@echo "make clean    remove $(VENV), build/ and dist/"
@@ -38,6 +40,10 @@ test: $(VENV)/.with-test
 	@mkdir -p "$(SCRATCH)"
 	$(BIN)/python -m pytest -ra
 
+chaos: $(VENV)/.with-test
+	@mkdir -p "$(SCRATCH)"
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
 lint: $(VENV)/.with-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -47,6 +53,11 @@ lint: $(VENV)/.with-dev
 format: $(VENV)/.with-dev
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# What it writes is checked in; a test compares.
+proto: $(VENV)/.with-dev
+	$(BIN)/python -m grpc_tools.protoc --proto_path kernel --python_out kernel --pyi_out kernel \
+		kernel/sandbox_kernel/executor_api/executor.proto
 
 bench: $(VENV)/.with-test
 	@mkdir -p "$(SCRATCH)"

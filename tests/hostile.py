@@ -16,6 +16,7 @@ from sandbox_kernel.kernel import Kernel
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer, Link, Message
 from sandbox_kernel.link.transport import Receiver, Transport
+from sandbox_kernel.ownership import Leftover
 from sandbox_kernel.providers.base import Capabilities, IsolationLevel, Provider, Sandbox, SandboxSpec
 from sandbox_kernel.session import SandboxSession
 
@@ -90,7 +91,7 @@ class WiredProvider(Provider):
         return self.created[-1]
 
     async def connect(self, sandbox_id: str) -> Sandbox:
-        raise NotImplementedError
+        return await self.create(SandboxSpec("connected"))
 
     async def list(self) -> Sequence[Any]:
         return []
@@ -119,14 +120,19 @@ class RecordingFrontend(Frontend):
 class HostileBridge:
     """A kernel, and the bridge's end of its link."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, attached: bool = False) -> None:
+        """``attached``: the kernel process has come to a sandbox that outlived an earlier one."""
         self.folder = folder
         self.provider = WiredProvider()
+        if attached:
+            self.provider.capabilities = Capabilities(outlives_kernel=True)
         self.frontend = RecordingFrontend(Connection(folder / "connection.json"))
         self.frontend.bind()
         self.kernel = Kernel(self.frontend)
         self.log = EventLog(path=str(folder / "log"), level="debug")
         self.session = SandboxSession(self.kernel, provider=self.provider, log=self.log, directory=folder)
+        if attached:
+            self.session._sandboxes().wanted = Leftover("wired", fresh=False)
         self.faults: list[Json] = []
         """What reached the event loop: nothing may."""
         self.received: list[list[bytes]] = []
@@ -243,10 +249,10 @@ class HostileBridge:
 
 
 @asynccontextmanager
-async def hostile_bridge() -> AsyncIterator[HostileBridge]:
+async def hostile_bridge(*, attached: bool = False) -> AsyncIterator[HostileBridge]:
     """A started kernel in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
-        bridge = HostileBridge(Path(folder))
+        bridge = HostileBridge(Path(folder), attached=attached)
         await bridge.start()
         try:
             yield bridge

@@ -35,10 +35,14 @@ class ProcessSandbox(Sandbox):
     provider_name = "process"
     isolation = IsolationLevel.NONE
 
-    def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
+    def __init__(self, *, kept: bool = False) -> None:
+        self._socket, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET if kept else socket.SOCK_STREAM)
         self._folder = tempfile.TemporaryDirectory(prefix="unsandboxed-")
-        command = [sys.executable, "-m", "sandbox_kernel.bridge.main", "--link-fd", str(theirs.fileno())]
+        command = [sys.executable, "-m", "sandbox_kernel.bridge.main"]
+        if kept:
+            command += ["--control-fd", str(theirs.fileno()), "--journal-dir", self._folder.name]
+        else:
+            command += ["--link-fd", str(theirs.fileno())]
         self.process = subprocess.Popen(
             [*command, "--runtime-dir", self._folder.name],
             pass_fds=[theirs.fileno()],
@@ -48,6 +52,13 @@ class ProcessSandbox(Sandbox):
         )
         theirs.close()
         self.sandbox_id = f"process-{self.process.pid}"
+
+    def open_stream(self) -> socket.socket:
+        """Return a new stream to the bridge of one that is kept."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._socket, [b"s"], [theirs.fileno()])
+        return ours
 
     async def open_link(self) -> Transport:
         if self._socket.fileno() < 0:

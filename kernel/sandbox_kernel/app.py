@@ -149,11 +149,14 @@ async def serve(frontend: Frontend, start: Start, parent: int) -> None:
     # What the start made stays for good: never look through it again.
     gc.freeze()
     gc.enable()
-    watch = asyncio.create_task(_watch_parent(kernel, parent))
+    watch = asyncio.create_task(_watch_parent(kernel, session, parent))
     try:
         await kernel.ended.wait()
     finally:
         watch.cancel()
+        if session.lingers:
+            # Another process is about to take the ports.
+            frontend.close()
         await session.close()
         start.abandon()
         frontend.close()
@@ -176,7 +179,7 @@ def _watch_signals(kernel: Kernel, session: SandboxSession) -> None:
     loop.add_signal_handler(signal.SIGINT, kernel.interrupt)
 
 
-async def _watch_parent(kernel: Kernel, parent: int) -> None:
+async def _watch_parent(kernel: Kernel, session: SandboxSession, parent: int) -> None:
     """End with the process that started this one. Some front ends die without a word, and not all name themselves."""
     import asyncio
 
@@ -184,4 +187,5 @@ async def _watch_parent(kernel: Kernel, parent: int) -> None:
         return
     while os.getppid() == parent:  # noqa: ASYNC110 - the system tells nobody of it
         await asyncio.sleep(PARENT_POLL)
+    session.leave()
     kernel.ended.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ from .errors import CommandError, SandboxKernelError
 from .frontend import Frontend
 from .requests import Request
 from .session import SandboxSession
+
+ShowPast = Callable[[Request, "int | None"], Awaitable[None]]
 
 
 class KeyboardInterruptError(Exception):
@@ -39,7 +41,15 @@ class CommandCell:
     A ``silent`` one collects its text instead of showing it.
     """
 
-    def __init__(self, frontend: Frontend, session: SandboxSession, request: Request, *, silent: bool = False) -> None:
+    def __init__(
+        self,
+        frontend: Frontend,
+        session: SandboxSession,
+        request: Request,
+        *,
+        silent: bool = False,
+        show_past: ShowPast | None = None,
+    ) -> None:
         self.request = request
         self.text = ""
         self.rest: str | None = None
@@ -47,6 +57,7 @@ class CommandCell:
         self._frontend = frontend
         self._session = session
         self._silent = silent
+        self._show_past = show_past
         self._question: asyncio.Future[str] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -106,6 +117,12 @@ class CommandCell:
             self._frontend.publish("update_display_data" if update else "display_data", content, self.request.header)
         elif not display_id:
             self.text += str(data.get("text/plain", "")) + "\n"
+
+    async def show_past(self, count: int | None) -> None:
+        """Show what cells of this sandbox sent before. Raises CommandError where nothing can be shown here."""
+        if self._show_past is None:
+            raise CommandError("Past outputs can be shown in a cell only.")
+        await self._show_past(self.request, count)
 
     def add_cell(self, text: str) -> None:
         """Put a new cell below this one, with the reply."""

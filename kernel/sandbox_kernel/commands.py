@@ -39,6 +39,13 @@ class CommandContext(Protocol):
         has come, so a context that shows everything at the end leaves it out.
         """
 
+    async def show_past(self, count: int | None) -> None:
+        """Show what cells of this sandbox sent before, and go on with those that run.
+
+        ``count`` is a cell's number, 0 for the last one; None stands for all that no kernel process got. Raises
+        CommandError where it cannot be shown here, SandboxKernelError.
+        """
+
     def add_cell(self, text: str) -> None:
         """Put a new cell with this text below.
 

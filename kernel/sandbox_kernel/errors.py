@@ -8,6 +8,7 @@
     ├── SandboxError                  a sandbox or its provider; has .provider, .sandbox_id, .correlation_id, .retryable
     │   ├── SessionError              a session could not be created or is in no state to be used
     │   │   └── SandboxLostError      the sandbox died, expired or was taken away; its variables are gone
+    │   │       └── SandboxTakenError another kernel process uses it now
     │   ├── InvocationError           a call into a running sandbox failed
     │   ├── AuthenticationError       credentials are missing or were refused
     │   ├── NotFoundError             no such sandbox, template or file
@@ -79,6 +80,10 @@ class SessionError(SandboxError):
 
 class SandboxLostError(SessionError):
     """The sandbox died, expired or was taken away; its variables are gone."""
+
+
+class SandboxTakenError(SandboxLostError):
+    """Another kernel process has taken the sandbox; its variables are there."""
 
 
 class InvocationError(SandboxError):

@@ -228,7 +228,12 @@ class Frontend:
         self._poll()
 
     def close(self) -> None:
-        """Send what waits, for a second at most, and free the ports. What comes to be sent afterwards is dropped."""
+        """Send what waits, for a second at most, and free the ports. What comes to be sent afterwards is dropped.
+
+        Idempotent.
+        """
+        if self._closed:
+            return
         self._closed = True
         for sock in self._sockets.values():
             if hasattr(self, "_loop"):

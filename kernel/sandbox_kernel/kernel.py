@@ -11,13 +11,13 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import answers
 from .cell_clock import CellClock
 from .cell_memory import run_cell
 from .cells import CommandCell, KeyboardInterruptError
-from .errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTimeoutError
+from .errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTakenError, SandboxTimeoutError
 from .frontend import Frontend
 from .lifecycle import State
 from .link import envelope
@@ -25,6 +25,10 @@ from .link.protocol import Buffer
 from .requests import PendingRequests, Request, told_notebook
 from .session import SandboxSession
 from .subshells import Subshells
+
+if TYPE_CHECKING:
+    from .bridge_events import Ready
+    from .past import PastOutputs
 
 MAX_DEFERRED = 20
 """Hidden cells that are remembered until a billed sandbox exists."""
@@ -41,6 +45,14 @@ MAX_QUESTIONS = 100
 SUBSHELL_REQUESTS = {"create_subshell_request", "delete_subshell_request"}
 OF_THE_SOCKETS = {"iopub_welcome", "status"}
 """Outputs that without a parent speak of the inner kernel's own sockets and start."""
+
+SAME_SANDBOX = (
+    "The sandbox's Python is a fresh one: the variables of earlier cells are gone; files and packages are kept.\n"
+)
+OTHER_SANDBOX = (
+    "The sandbox is a fresh one: the variables of earlier cells are gone, and so are added packages and files outside "
+    "the notebook's folder.\n"
+)
 
 Json = dict[str, Any]
 
@@ -74,6 +86,11 @@ class Kernel:
         self._settling: Request | None = None
         """A failed cell whose idle status is out: until then the inner kernel might abort what comes next, too."""
         self._subshells = Subshells()
+        self._past: PastOutputs | None = None
+        """Made when a sandbox is attached that was another kernel process's."""
+        self._past_task: asyncio.Task[None] | None = None
+        """Shows past outputs in a cell that waits for it."""
+        self._idle_since = 0.0
         self._clock: CellClock[Request] = CellClock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Callable[[Request], None]] = {
@@ -95,6 +112,7 @@ class Kernel:
         self._guard = session.guard
         self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
+        session.idle_since = lambda: 0.0 if self._pending.cells else self._idle_since
         self.frontend.on_blocked = session.hold
         self.frontend.start(self.on_request)
         self.frontend.publish("status", {"execution_state": "starting"}, {})
@@ -195,7 +213,12 @@ class Kernel:
         self._answer(request, {"status": "ok", **ports, **names})
 
     def _interrupt(self, request: Request) -> None:
-        if self._command_cell is not None:
+        if self._past is not None and self._past.streams:
+            self.session.interrupt()
+        elif self._past_task is not None:
+            self._past_task.cancel()
+            self._interrupt_waiting()
+        elif self._command_cell is not None:
             self._command_cell.cancel()
         elif self._waiting and not self._pending.cells:
             self._interrupt_waiting()
@@ -214,7 +237,7 @@ class Kernel:
 
     def interrupt(self) -> None:
         """What SIGINT does: the same as an interrupt request."""
-        if self._command_cell is not None:
+        if self._command_cell is not None and not (self._past is not None and self._past.streams):
             self._command_cell.cancel()
         elif self._open:
             self.session.interrupt()
@@ -226,7 +249,7 @@ class Kernel:
 
     async def _shut_down(self, request: Request, content: Json) -> None:
         self._open = False
-        await self.session.close()
+        await self.session.close(restart=bool(content["restart"]))
         self._reply(request, content)
         self.frontend.publish("shutdown_reply", content, request.header)
         self._publish_status(request, "idle")
@@ -276,6 +299,7 @@ class Kernel:
             self._open
             and request.subshell is None
             and not (self._waiting or self._command_cell or self._settling or request.has_commands)
+            and not self._must_show_past
         ):
             self._forward(request, envelope.SHELL)
             return
@@ -288,8 +312,11 @@ class Kernel:
 
     def _advance(self) -> None:
         """Let go what waits, as far as it may."""
-        while self._waiting and self._command_cell is None and self._settling is None:
+        while self._waiting and self._command_cell is None and self._settling is None and not self._shows_past:
             request = self._waiting[0]
+            if self._open and self._must_show_past and request.is_cell and request.counts:
+                self._begin_past(request)
+                return
             if request.has_commands:
                 if self._pending.cells:
                     return
@@ -304,6 +331,48 @@ class Kernel:
             else:
                 self._call_for_sandbox(request)
                 return
+
+    @property
+    def _must_show_past(self) -> bool:
+        """Whether the next cell of a person's has to show first what earlier cells sent to nobody."""
+        return self._past is not None and self._past.waiting
+
+    @property
+    def _shows_past(self) -> bool:
+        return self._past is not None and self._past.showing
+
+    def _begin_past(self, host: Request) -> None:
+        """Show in a cell, before it runs, what an earlier kernel process of the notebook did not get."""
+        assert self._past is not None
+        self._past.showing = True
+        self._publish_status(host, "busy")
+        notice, self._notice = self._notice, ""
+        if notice:
+            self.frontend.publish("stream", {"name": "stderr", "text": notice}, host.header)
+        self._past_task = asyncio.ensure_future(self._show_past(self._past, host))
+
+    async def _show_past(self, past: PastOutputs, host: Request) -> None:
+        try:
+            await past.show(host, None, wait=False)
+        except SandboxKernelError as exc:
+            text = f"What cells sent while no kernel was connected could not be read: {exc}\n"
+            self.frontend.publish("stream", {"name": "stderr", "text": text}, host.header)
+        finally:
+            self._past_task = None
+            past.showing = False
+            self._advance()
+
+    async def show_past(self, host: Request, count: int | None) -> None:
+        """Show in a cell of commands what cells sent before; see `PastOutputs.show`."""
+        await self._past_outputs().show(host, count, wait=count is None)
+
+    def _past_outputs(self) -> PastOutputs:
+        if self._past is None:
+            # Imported here: most kernels start with a sandbox of their own.
+            from .past import PastOutputs
+
+            self._past = PastOutputs(self.frontend, self._pending, self.session, self._on_asked)
+        return self._past
 
     def _refused_without_sandbox(self, request: Request) -> bool:
         """Answer at once what must not start a sandbox that is billed."""
@@ -384,6 +453,21 @@ class Kernel:
             self.dropped += 1
             self.session.log.write("output_dropped", level="debug", error=repr(exc)[:200])
 
+    def on_past(self, parts: list[Buffer]) -> None:
+        """Take one message that was sent before; one that is broken is dropped and counted."""
+        try:
+            self._past_outputs().on_past(parts)
+        except Exception as exc:  # noqa: BLE001 - the edge, as for other messages
+            self.dropped += 1
+            self.session.log.write("output_dropped", level="debug", error=repr(exc)[:200])
+
+    def on_skipped(self, messages: int) -> None:
+        """Tell in the cell that runs that some of its outputs are not there."""
+        running = self._pending.running_cell()
+        if running is not None and not running.deferred:
+            text = f"{messages} messages of output were dropped: nobody could take them for too long"
+            self.frontend.publish("display_data", answers.notice(f"sandbox: {text}"), running.header)
+
     def on_excess(self, parts: list[Buffer], size: int) -> None:
         """Tell what became of a message that was too large."""
         self.dropped += 1
@@ -413,6 +497,9 @@ class Kernel:
             self._on_reply(request, reply)
 
     def _on_question(self, request: Request, message: list[Buffer]) -> None:
+        if self._past is not None and request in self._past:
+            self._past.on_question(request, message)
+            return
         may_ask = request.stdin and not request.failed and request.questions < MAX_QUESTIONS
         question = self._guard.question(request.header, message) if may_ask else None
         if question is None:
@@ -421,6 +508,9 @@ class Kernel:
         request.questions += 1
         self._stdin_request = request
         self.frontend.send("stdin", request.idents, question)
+
+    def _on_asked(self, request: Request) -> None:
+        self._stdin_request = request
 
     def _on_output(self, topic: Buffer, message: list[Buffer]) -> None:
         header = json.loads(bytes(message[0]))
@@ -431,6 +521,9 @@ class Kernel:
             return
         request = self._pending.by_id(parent.get("msg_id"))
         if request is None and not self._may_come_late(parent):
+            return
+        if self._past is not None and request is not None and request in self._past and msg_type != "status":
+            self._past.on_live(request, topic, message)
             return
         checked = self._guard.output(message, header, parent)
         if checked is None:
@@ -515,6 +608,7 @@ class Kernel:
             self.frontend.broadcast(topic, message)
         if request.is_cell:
             self._used = self._used or request.counts
+            self.session.used = self.session.used or request.counts
             # Once: a cell that is said to begin again would never end otherwise.
             if not request.deferred and not self._clock.knows(request):
                 request.began = time.monotonic()
@@ -592,7 +686,12 @@ class Kernel:
             self._settling = None
         if request.done:
             self._clock.stop(request)
-            if self._pending.remove(request) and self._waiting:
+            removed = self._pending.remove(request)
+            if request.is_cell:
+                self._idle_since = time.time()
+                if self._past is not None:
+                    self._past.on_done(request)
+            if removed and self._waiting:
                 self._advance()
 
     def _on_debug_event(self, content: Json) -> None:
@@ -648,6 +747,8 @@ class Kernel:
             return
         self._open, self._leaving = True, None
         self._notice = self.session.greeting() + self._notice
+        if self.session.attached is not None and self._fresh:
+            self._continue_from(self.session.attached)
         if self._fresh and self._count != 1 and self._uncounted is None:
             self._uncounted = []
         if self._fresh:
@@ -661,8 +762,18 @@ class Kernel:
             self._forward(request, envelope.ASIDE if request.msg_type in BESIDE_CELLS else envelope.CONTROL)
         self._advance()
 
+    def _continue_from(self, attached: Ready) -> None:
+        """Go on where an earlier kernel process left off: it is the same inner kernel, with its numbers and cells."""
+        self._fresh = False
+        self._uncounted = None
+        self._pending.begin_elsewhere()
+        self._counted(attached.count)
+        self._past_outputs().adopt(attached)
+
     def on_ended(self, error: SandboxKernelError) -> None:
         """What was sent gets no answer any more; tell it to everyone who waits."""
+        if self._past is not None:
+            self._past.reset()
         self._open = False
         self._fresh = True
         self._debugger_stopped = False
@@ -681,7 +792,8 @@ class Kernel:
             self._fail(request, error)
         self._drop_beside()
         if lost and self._used and self._command_cell is None:
-            self._notice = "The sandbox's Python is a fresh one: the variables of earlier cells are gone.\n"
+            fresh = SAME_SANDBOX if self.session.info.sandbox_id else OTHER_SANDBOX
+            self._notice = f"{error}\n" if isinstance(error, SandboxTakenError) else fresh
         self._used = self._used and not lost
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._advance)
@@ -732,7 +844,7 @@ class Kernel:
     # ---- `%sandbox`
 
     def _run_commands(self, request: Request) -> None:
-        cell = CommandCell(self.frontend, self.session, request)
+        cell = CommandCell(self.frontend, self.session, request, show_past=self.show_past)
         self._command_cell = cell
         self._publish_status(request, "busy")
         if request.counts:
@@ -760,6 +872,7 @@ class Kernel:
             self._advance()
 
     def _end_command_cell(self, request: Request, error: BaseException | None) -> None:
+        # Not the one that was announced, where the cell attached a sandbox that has counted further.
         count = self._count
         if request.counts:
             self._count += 1

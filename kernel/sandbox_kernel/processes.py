@@ -24,6 +24,13 @@ def is_same_process(pid: int, mark: str) -> bool:
     return mark != "" and start_mark(pid) == mark
 
 
+def host_name() -> str:
+    """Return this machine's name, which tells it from others that share the home folder."""
+    import socket
+
+    return socket.gethostname()
+
+
 def _linux_mark(pid: int) -> str:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

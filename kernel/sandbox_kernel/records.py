@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ConfigurationError
-from .processes import is_same_process
+from .errors import ConfigurationError, SessionError
+from .processes import host_name, is_same_process
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,8 +37,22 @@ _SCHEMA = (
         PRIMARY KEY (provider, sandbox_id)
     )
     """,
+    "ALTER TABLE sandboxes ADD COLUMN kernel_host TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE sandboxes ADD COLUMN lease_until REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE sandboxes ADD COLUMN idle_since REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE sandboxes ADD COLUMN hourly_cost REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE sandboxes ADD COLUMN ending TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE sandboxes ADD COLUMN place TEXT NOT NULL DEFAULT ''",
 )
 """Each statement takes the file from one version to the next; `PRAGMA user_version` counts those that were run."""
+
+
+DETACHED = "detached"
+"""A person left the sandbox running on purpose."""
+RESTARTED = "restarted"
+"""Its kernel process ended for another to come in its place, with fresh variables."""
+LEASE = 90.0
+"""Seconds for which a kernel process on another machine counts as alive after its last sign."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +74,30 @@ class SessionRecord:
     correlation_id: str = ""
     outlives_kernel: bool = False
     """Whether the sandbox goes on without its kernel process; else the record is stale when that has gone."""
+    kernel_host: str = ""
+    """The machine that `kernel_pid` is on; "" for this one."""
+    lease_until: float = 0.0
+    """When a kernel process that gave no other sign has gone; asked for where its machine is another."""
+    idle_since: float = 0.0
+    """When its last cell ended; 0 while one runs, or before the first."""
+    hourly_cost: float = 0.0
+    """US dollars for an hour; 0 if none are known."""
+    ending: str = ""
+    """How its kernel process left it: `DETACHED`, `RESTARTED`, or "" if it said nothing."""
+    place: str = ""
+    """Where its provider keeps it, if the provider can be at several places."""
 
     @property
     def has_owner(self) -> bool:
         """Whether the kernel process that wrote this still runs."""
+        if self.kernel_host not in ("", host_name()):
+            return self.kernel_pid > 0 and self.lease_until > time.time()
         return is_same_process(self.kernel_pid, self.kernel_start_time)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the sandbox lives on though its kernel process has gone and nobody meant it to."""
+        return self.outlives_kernel and self.ending != DETACHED and not self.has_owner
 
     @property
     def is_stale(self) -> bool:
@@ -74,6 +107,11 @@ class SessionRecord:
 
 _COLUMNS = ", ".join(field.name for field in fields(SessionRecord))
 _PLACES = ", ".join("?" for _ in fields(SessionRecord))
+_OWNED = "provider = ? AND sandbox_id = ? AND kernel_pid = ? AND kernel_start_time = ?"
+"""Condition: the sandbox of a record, if it is that record's owner's still."""
+_LEFT = "kernel_pid = 0, kernel_start_time = '', ending = ?, last_seen = ?, state = ?"
+_RELEASE = f"UPDATE sandboxes SET {_LEFT} WHERE {_OWNED}"  # noqa: S608 - its parts are this module's own
+_BEAT = f"UPDATE sandboxes SET last_seen = ?, lease_until = ?, idle_since = ?, notebook = ? WHERE {_OWNED}"  # noqa: S608
 
 
 class RecordFile:
@@ -88,11 +126,35 @@ class RecordFile:
     def add(self, record: SessionRecord) -> None:
         """Write a sandbox down, in place of an older row about the same one."""
         with self._open() as connection:
-            # The names of the columns are this module's own.
-            connection.execute(
-                f"INSERT OR REPLACE INTO sandboxes ({_COLUMNS}) VALUES ({_PLACES})",  # noqa: S608
-                astuple(record),
-            )
+            _write(connection, record)
+
+    def claim(self, wanted: SessionRecord, *, force: bool = False) -> SessionRecord | None:
+        """Make the kernel process of ``wanted`` the owner of the sandbox that it names, which may have been forgotten.
+
+        Returns the record as it was before; None where there was none. Raises SessionError where another process that
+        lives owns it, and it is not to be taken by ``force``.
+        """
+        with self._open() as connection:
+            found = _find(connection, wanted.provider, wanted.sandbox_id)
+            if found is not None:
+                if found.has_owner and not force and not _is_same_owner(found, wanted):
+                    raise _owned(found)
+                wanted = replace(wanted, created=found.created)
+            _write(connection, wanted)
+        return found
+
+    def release(self, record: SessionRecord, ending: str) -> None:
+        """Note that a sandbox's kernel process leaves it, and how; unless it is another's already."""
+        with self._open() as connection:
+            connection.execute(_RELEASE, (ending, time.time(), ending or record.state, *_owner(record)))
+
+    def beat(self, record: SessionRecord, *, idle_since: float) -> bool:
+        """Note that a sandbox and its kernel process live; return False if it is another's, or was forgotten."""
+        now = time.time()
+        with self._open() as connection:
+            values = (now, now + LEASE, idle_since, record.notebook, *_owner(record))
+            changed = connection.execute(_BEAT, values)
+            return changed.rowcount > 0
 
     def update_state(self, provider: str, sandbox_id: str, state: str) -> None:
         """Note a new state, and that the sandbox was seen now."""
@@ -166,6 +228,41 @@ class RecordFile:
             connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
         connection.execute("COMMIT")
+
+
+def _write(connection: sqlite3.Connection, record: SessionRecord) -> None:
+    # The names of the columns are this module's own.
+    statement = f"INSERT OR REPLACE INTO sandboxes ({_COLUMNS}) VALUES ({_PLACES})"  # noqa: S608
+    connection.execute(statement, astuple(record))
+
+
+def _find(connection: sqlite3.Connection, provider: str, sandbox_id: str) -> SessionRecord | None:
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM sandboxes WHERE provider = ? AND sandbox_id = ?",  # noqa: S608
+        (provider, sandbox_id),
+    )
+    row = rows.fetchone()
+    return None if row is None else _record(row)
+
+
+def _owner(record: SessionRecord) -> tuple[object, ...]:
+    return record.provider, record.sandbox_id, record.kernel_pid, record.kernel_start_time
+
+
+def _is_same_owner(one: SessionRecord, other: SessionRecord) -> bool:
+    return _owner(one) == _owner(other) and one.kernel_host == other.kernel_host
+
+
+def _owned(record: SessionRecord) -> SessionError:
+    where = f" on {record.kernel_host}" if record.kernel_host not in ("", host_name()) else ""
+    what = f" for {record.notebook}" if record.notebook else ""
+    return SessionError(
+        f"The kernel process {record.kernel_pid}{where} uses the sandbox {record.sandbox_id}{what}; end it, or take "
+        "the sandbox away from it with --force.",
+        provider=record.provider,
+        sandbox_id=record.sandbox_id,
+        correlation_id=record.correlation_id,
+    )
 
 
 def _default_path() -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .cell_memory import RunCell
+from .link.envelope import TOKEN_SIZE
 from .link.protocol import Buffer
 
 COMMAND = "%sandbox"
@@ -231,7 +233,16 @@ class PendingRequests:
     def add(self, request: Request) -> bytes:
         """Remember a request and return its token."""
         self._last = self._last % 0xFFFFFFFF + 1
-        request.token = self._last.to_bytes(4, "big")
+        self.adopt(request, self._last.to_bytes(TOKEN_SIZE, "big"))
+        return request.token
+
+    def begin_elsewhere(self) -> None:
+        """Go on with other tokens than an earlier kernel process had, whose replies must find no request here."""
+        self._last = int.from_bytes(os.urandom(TOKEN_SIZE), "big")
+
+    def adopt(self, request: Request, token: bytes) -> None:
+        """Remember a request that was sent by an earlier kernel process with this token."""
+        request.token = token
         self._by_token[request.token] = request
         self._by_id[request.msg_id] = request
         self._sent[request.msg_id] = None
@@ -239,7 +250,6 @@ class PendingRequests:
             del self._sent[next(iter(self._sent))]
         if request.is_cell and request.subshell is None:
             self.cells += 1
-        return request.token
 
     def by_token(self, token: bytes) -> Request | None:
         """Return the request that a reply belongs to."""

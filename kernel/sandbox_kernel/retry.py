@@ -27,6 +27,10 @@ class RetryPolicy:
         delay = min(self.longest_delay, self.first_delay * 2.0 ** (attempt - 1))
         return delay * (1 + self.jitter * (2 * random_number - 1))
 
+    def delay_at_random(self, attempt: int) -> float:
+        """Seconds to wait after the given failed attempt."""
+        return self.delay(attempt, random.random())  # noqa: S311 - jitter is no secret
+
 
 @dataclass
 class Retry:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from sandbox_kernel.commands import CommandContext
 
 # Imported for their commands: a new family is a file and its name here.
-from . import files, generate, generated, help, install, lifecycle, shell, status, variables, workspace  # noqa: A004, F401
+from . import (
+    durable,  # noqa: F401
+    files,  # noqa: F401
+    generate,  # noqa: F401
+    generated,  # noqa: F401
+    help,  # noqa: A004, F401
+    install,  # noqa: F401
+    lifecycle,  # noqa: F401
+    shell,  # noqa: F401
+    status,  # noqa: F401
+    variables,  # noqa: F401
+    workspace,  # noqa: F401
+)
 from .registry import find_cell_command, find_command, split, wants_help
 
 

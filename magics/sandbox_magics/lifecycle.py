@@ -1,14 +1,15 @@
-"""`%sandbox start`, `stop`, `restart`, `pause` and `resume`."""
+"""`%sandbox start`, `stop`, `restart`, `pause`, `resume` and `list`."""
 
 from __future__ import annotations
 
+import asyncio
 from argparse import Namespace
 
-from sandbox_kernel.commands import CommandContext
+from sandbox_kernel.commands import CommandContext, require_approval
 from sandbox_kernel.errors import CommandError
 from sandbox_kernel.lifecycle import State
 
-from .registry import command
+from .registry import argument, command
 
 _GONE = (State.INACTIVE, State.ERROR, State.CLOSED)
 
@@ -23,15 +24,55 @@ async def start(context: CommandContext, arguments: Namespace) -> None:  # noqa:
     context.write(f"The sandbox {context.session.info.sandbox_id} is running.\n")
 
 
-@command("stop")
-async def stop(context: CommandContext, arguments: Namespace) -> None:  # noqa: ARG001
+@command(
+    "stop",
+    argument("id", nargs="?", metavar="ID", help="another sandbox than this notebook's"),
+    argument("--all", action="store_true", help="all sandboxes of this user's kernels"),
+    argument("--orphans", action="store_true", help="those whose kernel has died; not detached ones"),
+)
+async def stop(context: CommandContext, arguments: Namespace) -> None:
     """Give the sandbox back; its variables are gone, and the next cell starts a fresh one."""
+    if arguments.id or arguments.all or arguments.orphans:
+        await _stop_others(context, arguments)
+        return
     if context.session.state in _GONE:
         context.write("No sandbox is running.\n")
         return
     sandbox_id = context.session.info.sandbox_id
     await context.session.stop()
     context.write(f"The sandbox {sandbox_id} is stopped. The next cell starts a fresh one.\n")
+
+
+async def _stop_others(context: CommandContext, arguments: Namespace) -> None:
+    if [bool(arguments.id), arguments.all, arguments.orphans].count(True) != 1:
+        raise CommandError("`%sandbox stop`: say either ID or --all or --orphans.")
+    from sandbox_kernel.cli.sandboxes import TIMEOUT, choose, stop_records
+    from sandbox_kernel.records import RecordFile
+
+    session = context.session
+    chosen = await asyncio.to_thread(choose, RecordFile(), arguments.id or "", orphans=arguments.orphans)
+    if not chosen:
+        context.write("There are no orphans.\n" if arguments.orphans else "There are no sandboxes.\n")
+        return
+    own = session.info.sandbox_id
+    others = [record for record in chosen if record.sandbox_id != own]
+    if others:
+        names = ", ".join(f"{one.sandbox_id} ({one.notebook or one.directory or one.provider})" for one in others)
+        await require_approval(context, "stop", f"Stop {names}?")
+    for text, _ in await stop_records(others, session.config, TIMEOUT):
+        context.write(f"{text}\n")
+    if len(others) < len(chosen):
+        await session.stop()
+        context.write(f"The sandbox {own} is stopped. The next cell starts a fresh one.\n")
+
+
+@command("list")
+async def show_list(context: CommandContext, arguments: Namespace) -> None:  # noqa: ARG001
+    """Show the sandboxes of this user's kernels: state, age, how long idle, whose, and what they cost if known."""
+    from sandbox_kernel.cli.sandboxes import list_text, present
+    from sandbox_kernel.records import RecordFile
+
+    context.write(list_text(await asyncio.to_thread(present, RecordFile())) + "\n")
 
 
 @command("restart")

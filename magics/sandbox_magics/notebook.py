@@ -114,6 +114,10 @@ class NotebookContext:
         transient = {"display_id": display_id} if display_id else {}
         self._turn.tell(lambda: publish(data=data, metadata=metadata or {}, transient=transient, update=update))
 
+    async def show_past(self, count: int | None) -> None:
+        """Refuse: an ordinary kernel's cells get what their sandbox sends at once, or not at all."""
+        raise CommandError("Past outputs are shown in notebooks of the kernel Python (sandbox).")
+
     def add_cell(self, text: str) -> None:
         """Put a new cell with this text below, for the sandbox: in this kernel it could do anything."""
         session = "" if self._name == DEFAULT_SESSION else f" --session {self._name}"

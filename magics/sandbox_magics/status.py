@@ -9,7 +9,7 @@ from argparse import Namespace
 from sandbox_kernel.commands import CommandContext
 from sandbox_kernel.durations import age
 from sandbox_kernel.errors import CommandError
-from sandbox_kernel.session import SessionInfo
+from sandbox_kernel.session_info import SessionInfo
 
 from .registry import argument, command
 

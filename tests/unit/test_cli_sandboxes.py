@@ -92,8 +92,17 @@ def test_list_shows_each_sandbox_with_state_age_and_kernel(
     head, *lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert head[0] == "SANDBOX"
     rows = {line[0]: [part.strip() for part in line if part] for line in lines}
-    assert rows["box-1"] == ["box-1", "local", "active", "1 min 5 s", f"process {os.getpid()}", "/home/me/a.ipynb"]
-    assert rows["far-1"][2:5] == ["paused", "1 min 5 s", "gone"]
+    assert rows["box-1"] == ["box-1", "local", "active", "1 min 5 s", "-", f"process {os.getpid()}", "/home/me/a.ipynb"]
+    assert rows["far-1"][2:6] == ["paused", "1 min 5 s", "-", "gone"]
+
+
+def test_list_shows_orphans_idleness_and_what_it_costs(records: RecordFile, capsys: pytest.CaptureFixture[str]) -> None:
+    gone(records, "far-1", outlives_kernel=True, idle_since=time.time() - 61.5)
+    gone(records, "far-2", outlives_kernel=True, state="detached", ending="detached", hourly_cost=36.0)
+    assert main(["list"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "orphan    1 min 5 s  1 min 1 s" in rows["far-1"]
+    assert "detached  1 min 5 s  -          $0.65" in rows["far-2"]
 
 
 def test_list_as_json_says_whether_the_owner_lives(records: RecordFile, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +176,7 @@ def test_one_sandbox_that_cannot_be_stopped_keeps_no_other_from_it(
     [
         (["pause", "other"], "There is no sandbox 'other'"),
         (["pause", "box"], "several ids: box-1, box-2"),
-        (["stop"], "either ID or --all"),
+        (["stop"], "either ID or --all or --orphans"),
         (["stop", "box-1", "--all"], "either ID or --all"),
         (["pause"], "ID"),
         (["paus", "box-1"], "invalid choice"),

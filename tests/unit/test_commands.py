@@ -17,7 +17,8 @@ from sandbox_kernel.durations import age
 from sandbox_kernel.errors import CommandError, InvocationError, SandboxKernelError
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.lifecycle import State, move
-from sandbox_kernel.session import SandboxSession, SessionInfo
+from sandbox_kernel.session import SandboxSession
+from sandbox_kernel.session_info import SessionInfo
 from sandbox_kernel.shell_command import ShellCommand
 from sandbox_kernel.workspace.changes import Action, Change, Kind
 from sandbox_magics.commands import run_line

@@ -18,7 +18,7 @@ from sandbox_kernel.bridge_events import MAX_EVENT, read_event
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.link import envelope, protocol
 from sandbox_kernel.link.protocol import FRAME_SIZE, MAGIC, VERSION, Link, LinkError
-from sandbox_kernel.session import MAX_LIVES
+from sandbox_kernel.python_lives import MAX_LIVES
 from sandbox_kernel.shell_command import ShellCommand
 from tests.hostile import READY, HostileBridge, hostile_bridge
 

@@ -66,6 +66,15 @@ def test_generation_is_set_up_without_the_clients_of_services() -> None:
     assert {"boto3", "botocore", "httpx", "strands", "markdown_it", "sqlite3"}.isdisjoint(loaded)
 
 
+def test_the_executors_provider_loads_grpc_when_a_sandbox_is_asked_for() -> None:
+    program = """
+from traitlets.config import Config
+from sandbox_kernel.providers.registry import create_provider
+create_provider("executor", Config())
+"""
+    assert LEFT_OUT.isdisjoint(modules_after(program))
+
+
 def test_a_needless_import_would_be_noticed() -> None:
     assert "tornado" in modules_after("import tornado.ioloop")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_kernel.errors import ConfigurationError
+from sandbox_kernel.errors import ConfigurationError, SessionError
+from sandbox_kernel.ownership import Identity, Leftover, find_leftover, find_orphans
 from sandbox_kernel.processes import is_same_process, start_mark
-from sandbox_kernel.records import RecordFile, SessionRecord
+from sandbox_kernel.records import DETACHED, RESTARTED, RecordFile, SessionRecord
 
 RECORD = SessionRecord(
     provider="local",
@@ -149,3 +150,84 @@ def test_process_that_has_ended_and_was_not_waited_for_counts_as_gone() -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert start_mark(child.pid) == ""
     child.wait()
+
+
+FAR = replace(RECORD, provider="far", sandbox_id="far-1", outlives_kernel=True)
+DEAD = {"kernel_pid": 1 << 21, "kernel_start_time": "before"}
+
+
+def test_sandbox_that_a_living_process_uses_is_claimed_by_force_only(file: RecordFile) -> None:
+    file.add(FAR)
+    other = replace(FAR, **DEAD, created=500.0, correlation_id="sk-2")
+    with pytest.raises(SessionError, match=rf"kernel process {os.getpid()} uses the sandbox far-1 .*--force"):
+        file.claim(other)
+    assert file.all() == [FAR]
+    assert file.claim(other, force=True) == FAR
+    assert file.all() == [replace(other, created=FAR.created)]
+    assert file.claim(FAR) == replace(other, created=FAR.created)
+
+
+def test_what_another_process_owns_is_neither_released_nor_beaten(file: RecordFile) -> None:
+    file.add(FAR)
+    other = replace(FAR, **DEAD)
+    file.release(other, DETACHED)
+    assert not file.beat(other, idle_since=1.0)
+    assert file.all() == [FAR]
+    assert file.beat(replace(FAR, notebook="/b.ipynb"), idle_since=7.0)
+    (beaten,) = file.all()
+    assert (beaten.idle_since, beaten.notebook) == (7.0, "/b.ipynb")
+    assert beaten.lease_until > time.time()
+    file.release(FAR, DETACHED)
+    (left,) = file.all()
+    assert (left.has_owner, left.is_orphan, left.ending) == (False, False, DETACHED)
+
+
+def test_orphan_is_what_outlives_a_dead_process_and_nobody_detached() -> None:
+    dead = replace(FAR, **DEAD)
+    assert dead.is_orphan
+    assert not FAR.is_orphan
+    assert not replace(dead, ending=DETACHED).is_orphan
+    assert replace(dead, ending=RESTARTED).is_orphan
+    assert not replace(dead, outlives_kernel=False).is_orphan
+
+
+def test_process_on_another_machine_lives_as_long_as_its_lease() -> None:
+    there = replace(FAR, kernel_host="elsewhere", lease_until=time.time() + 10)
+    assert there.has_owner
+    assert not replace(there, lease_until=time.time() - 10).has_owner
+
+
+def test_file_of_the_first_version_is_carried_over(file: RecordFile) -> None:
+    file.add(RECORD)
+    old = sqlite3.connect(file.path)
+    added = ("kernel_host", "lease_until", "idle_since", "hourly_cost", "ending", "place")
+    for column in added:
+        old.execute(f"ALTER TABLE sandboxes DROP COLUMN {column}")
+    old.execute("PRAGMA user_version = 1")
+    old.commit()
+    old.close()
+    assert file.all() == [RECORD]
+    file.add(replace(FAR, ending=DETACHED, place="there"))
+    assert file.find("far")[0].place == "there"
+
+
+IDENTITY = Identity("far", "", "/run/kernel-1.json", "/home/me/a.ipynb")
+
+
+def test_notebook_finds_what_its_own_kernel_left() -> None:
+    dead = replace(FAR, **DEAD, connection_file="/run/other.json")
+    assert find_leftover([dead], IDENTITY) == Leftover("far-1", fresh=False)
+    assert find_leftover([replace(dead, ending=RESTARTED)], IDENTITY) == Leftover("far-1", fresh=True)
+    assert find_leftover([replace(dead, notebook="/b.ipynb")], IDENTITY) is None
+    same_file = replace(dead, notebook="", connection_file="/run/kernel-1.json")
+    assert find_leftover([same_file], IDENTITY) == Leftover("far-1", fresh=False)
+    assert find_leftover([replace(dead, notebook="")], replace(IDENTITY, notebook="")) is None
+    assert find_leftover([replace(dead, ending=DETACHED)], IDENTITY) is None
+    assert find_leftover([replace(dead, place="there")], IDENTITY) is None
+    assert find_leftover([FAR], IDENTITY) is None
+
+
+def test_orphans_have_time_to_be_found_again() -> None:
+    dead = replace(FAR, **DEAD, last_seen=time.time() - 100)
+    assert list(find_orphans([dead, FAR], grace=50)) == [dead]
+    assert list(find_orphans([dead], grace=200)) == []

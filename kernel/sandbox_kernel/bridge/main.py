@@ -15,11 +15,14 @@ IMPORT_AFTER = 0.08
 def main() -> None:
     """Run the bridge until its link ends.
 
-    Arguments: ``--link-fd N`` (inherited descriptor of a connected stream socket), ``--runtime-dir FOLDER`` (private,
-    writable); the others go to the ipykernel.
+    Arguments: ``--link-fd N`` (inherited descriptor of a connected stream socket) or ``--control-fd N`` (of a socket
+    over which streams are passed, see wire.py) and ``--journal-dir FOLDER`` (on a disk), ``--runtime-dir FOLDER``
+    (private, writable); the others go to the ipykernel.
     """
     options = sys.argv[1:]
-    link = int(_take(options, "--link-fd"))
+    kept = "--control-fd" in options
+    link = int(_take(options, "--control-fd" if kept else "--link-fd"))
+    journal = _take(options, "--journal-dir") if kept else ""
     runtime = _take(options, "--runtime-dir")
     # A cell that inherited the link could write frames into it.
     os.set_inheritable(link, False)
@@ -28,7 +31,10 @@ def main() -> None:
     _add_site_packages()
     from sandbox_kernel.bridge.relay import Bridge
 
-    bridge = Bridge(link, inner, lambda life: InnerKernel(runtime, life, options))
+    def spawn(life: int) -> InnerKernel:
+        return InnerKernel(runtime, life, options)
+
+    bridge = Bridge(inner, spawn, control=link, journal=journal) if kept else Bridge(inner, spawn, stream=link)
     try:
         bridge.run()
     finally:

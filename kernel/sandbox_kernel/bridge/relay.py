@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -17,13 +16,15 @@ from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
+from sandbox_kernel.bridge.wire import MAX_BACKLOG, Wire
 from sandbox_kernel.link import envelope
-from sandbox_kernel.link.protocol import SMALL, Buffer, Link, Message
+from sandbox_kernel.link.protocol import SMALL, Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox_kernel.bridge.outbox import Outbox
 
 DELIMITER = b"<IDS|MSG>"
-READ_SIZE = 512 * 1024
-MAX_BACKLOG = 1024 * 1024
-"""Bytes that wait for the link before the bridge stops taking output from the kernel."""
 BATCH = 64
 """Messages taken from one socket before the others and the link get their turn."""
 CHANNELS = {envelope.SHELL: "shell", envelope.CONTROL: "control", envelope.ASIDE: "aside", envelope.STDIN: "stdin"}
@@ -49,27 +50,32 @@ SHUTDOWN_GRACE = 1.0
 class Bridge:
     """The one loop over the link, the inner kernel's sockets, its death and running shell commands."""
 
-    def __init__(self, link: int, inner: InnerKernel, spawn: Callable[[int], InnerKernel]) -> None:
+    def __init__(
+        self,
+        inner: InnerKernel,
+        spawn: Callable[[int], InnerKernel],
+        *,
+        stream: int = -1,
+        control: int = -1,
+        journal: str = "",
+    ) -> None:
+        """``stream`` and ``control`` are descriptors of sockets, one of which there is (see wire.py).
+
+        With ``control`` comes the folder for a ``journal``.
+        """
         self._lives = 1
         self._inner = inner
         self._spawn = spawn
         # What a terminal or a cell's process group gets is not for the bridge; it ends with its link.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._context = zmq.Context()
-        self._sock = sock = socket.socket(fileno=link)
-        sock.setblocking(False)
-        self._link = Link(os.urandom(16))
-        self._link.connect()
-        self._unsent: list[Buffer] = []
-        self._buffer = memoryview(bytearray(READ_SIZE))
         self._poller = zmq.Poller()
-        self._link_fd = sock.fileno()
-        self._poller.register(self._link_fd, zmq.POLLIN)
-        self._writing = False
+        self._wire = Wire(self._poller, self._on_message, self._on_peer, stream=stream, control=control)
+        self._outbox = _make_outbox(self._wire, journal) if self._wire.kept else None
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
-        self._files = FileOperations(lambda said, data: self._event("operation", data, **said))
+        self._files = self._new_files()
         self._polled: dict[int, int] = {}
         """Descriptors of file operations, and what is waited for."""
         self._own: dict[str, Callable[[bytes], None]] = {}
@@ -82,7 +88,6 @@ class Bridge:
         self._heard = False
         self._kernel_info = b""
         self._buried = False
-        self._ended = False
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -92,12 +97,11 @@ class Bridge:
     def run(self) -> None:
         """Serve until the link ends or breaks."""
         self._flush()
-        while not self._ended:
+        while not self._wire.ended:
             ready = dict(self._poller.poll(self._timeout()))
             if not ready:
                 self._on_time()
-            if self._link_fd in ready:
-                self._on_link(ready[self._link_fd])
+            self._wire.on_ready(ready)
             self._on_kernel(ready)
             self._on_descriptors(ready)
             if self._polling_commands:
@@ -123,6 +127,8 @@ class Bridge:
             command.kill()
         self._files.close()
         self._inner.close()
+        if self._outbox is not None:
+            self._outbox.close()
 
     def _timeout(self) -> int | None:
         if self._polling_commands and self._files.want_turn:
@@ -132,63 +138,57 @@ class Bridge:
 
     # ---- the link
 
-    def _on_link(self, events: int) -> None:
-        if events & zmq.POLLOUT:
-            self._flush_unsent()
-        if not events & ~zmq.POLLOUT:
-            return
-        try:
-            count = self._sock.recv_into(self._buffer)
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self._ended = True
-            return
-        for event in self._link.receive(self._buffer[:count]):
-            if isinstance(event, Message):
-                self._on_message(event.parts)
+    def _on_peer(self) -> None:
+        """A kernel process that was not there before is told what there is; what the one before began is of no use."""
+        assert self._outbox is not None
+        for command in self._commands.values():
+            command.kill()
+            if self._polling_commands:
+                self._poller.unregister(command.fd)
+            command.finish()
+        self._commands.clear()
+        for fd in self._polled:
+            self._poller.unregister(fd)
+        self._polled = {}
+        self._files.close()
+        self._files = self._new_files()
+        said = self._outbox.on_peer()
+        if self._inner.ready:
+            self._tell("ready", {**self._life(), **said})
+        elif self._buried:
+            self._event("died", exit=self._inner.exit_code(), life=self._lives, stderr="")
+
+    def _new_files(self) -> FileOperations:
+        return FileOperations(lambda said, data: self._event("operation", data, **said))
 
     def _flush(self) -> None:
-        while not self._unsent:
-            self._unsent = self._link.data_to_send()
-            if not self._unsent:
-                break
-            self._flush_unsent()
-        self._poll_output(self._link.bulk_backlog < MAX_BACKLOG)
-
-    def _flush_unsent(self) -> None:
-        while self._unsent:
-            try:
-                sent = self._sock.sendmsg(self._unsent[:512])
-            except BlockingIOError:
-                self._poll_writable(True)
-                return
-            except OSError:
-                self._ended = True
-                return
-            self._drop_sent(sent)
-        self._poll_writable(False)
-
-    def _poll_writable(self, wanted: bool) -> None:
-        if wanted != self._writing:
-            self._writing = wanted
-            events = zmq.POLLIN | zmq.POLLOUT if wanted else zmq.POLLIN
-            self._poller.modify(self._link_fd, events)
-
-    def _drop_sent(self, sent: int) -> None:
-        for index, buffer in enumerate(self._unsent):
-            if sent < len(buffer):
-                self._unsent = self._unsent[index:]
-                self._unsent[0] = memoryview(buffer)[sent:]
-                return
-            sent -= len(buffer)
-        self._unsent = []
+        self._wire.flush()
+        outbox = self._outbox
+        if outbox is None:
+            self._poll_output(self._wire.link.bulk_backlog < MAX_BACKLOG)
+            return
+        outbox.pump()
+        self._wire.flush()
+        while outbox.behind and self._wire.link.bulk_backlog < MAX_BACKLOG:
+            outbox.pump()
+            self._wire.flush()
+        self._poll_iopub(outbox.takes_output)
+        self._poll_commands(self._wire.link.bulk_backlog < MAX_BACKLOG)
 
     def _event(self, name: str, data: bytes = b"", *, urgent: bool = False, **fields: object) -> None:
-        text = json.dumps({"event": name, **fields}).encode()
-        self._link.send([envelope.EVENT, text, data], urgent=urgent)
+        """Tell this kernel process something."""
+        self._tell(name, fields, data, urgent=urgent)
+
+    def _tell(self, name: str, fields: dict[str, object], data: bytes = b"", *, urgent: bool = False) -> None:
+        parts: list[Buffer] = [envelope.EVENT, json.dumps({"event": name, **fields}).encode(), data]
+        if self._outbox is None:
+            self._wire.link.send(parts, urgent=urgent)
+        else:
+            self._outbox.send(parts, urgent=urgent)
+
+    def _news(self, name: str, **fields: object) -> None:
+        """Tell something that has its place among the outputs, and concerns later kernel processes, too."""
+        self._pass_on([envelope.EVENT, json.dumps({"event": name, **fields}).encode(), b""])
 
     # ---- from the kernel process
 
@@ -199,9 +199,13 @@ class Bridge:
             command = json.loads(bytes(parts[1]))
             if command["op"].startswith("file"):
                 self._files.command(command, parts[2] if len(parts) > 2 else b"")
+            elif command["op"] == "journal" and self._outbox is not None:
+                self._outbox.replay(command["id"], command["count"])
             else:
                 self._on_command(command)
             return
+        if self._outbox is not None:
+            self._note_request(self._outbox, kind, parts)
         sock = self._inner.sockets.get(name)
         if sock is None:
             # Its sender was told, or is about to be, that this life of the kernel has ended.
@@ -211,6 +215,12 @@ class Bridge:
             self._busy += 1
         large = any(len(part) > SMALL for part in parts)
         sock.send_multipart([kind[1:], DELIMITER, b"", *parts[1:]], copy=not large)
+
+    def _note_request(self, outbox: Outbox, kind: bytes, parts: list[Buffer]) -> None:
+        if kind[:1] == envelope.STDIN:
+            outbox.cells.answered()
+        elif kind[:1] == envelope.SHELL and b'"execute_request"' in bytes(parts[1]) and self._inner.sockets:
+            outbox.began(kind[1:], parts[1:])
 
     def _on_command(self, command: dict[str, Any]) -> None:  # noqa: C901 - a table of commands
         match command["op"]:
@@ -266,6 +276,8 @@ class Bridge:
         self._own.clear()
         self._busy = 0
         self._warm_up_due = self._ask_due = None
+        if self._outbox is not None:
+            self._outbox.ended()
         self._inner.close()
 
     def _tell_installed(self, number: int, modules: list[str]) -> None:
@@ -319,6 +331,9 @@ class Bridge:
     def _poll_output(self, wanted: bool) -> None:
         """Take outputs, or leave them where they are while the link is full."""
         self._poll_iopub(wanted)
+        self._poll_commands(wanted)
+
+    def _poll_commands(self, wanted: bool) -> None:
         if wanted != self._polling_commands:
             self._polling_commands = wanted
             for fd in self._commands:
@@ -383,7 +398,12 @@ class Bridge:
 
     def _pass_on(self, parts: list[Buffer], *, urgent: bool = False) -> None:
         try:
-            self._link.send(parts, urgent=urgent)
+            if self._outbox is None:
+                self._wire.link.send(parts, urgent=urgent)
+            elif urgent:
+                self._outbox.send(parts, urgent=True)
+            else:
+                self._outbox.keep(parts)
         except ValueError as exc:
             self._event("dropped", reason=str(exc))
 
@@ -460,7 +480,14 @@ class Bridge:
             self._inner.ready = True
             self._ask_due = None
             self._warm_up_due = time.monotonic() + WARM_UP_AFTER
-            self._event("ready", pid=self._inner.pid, life=self._lives, python=python_version())
+            self._news("ready", **self._life())
+
+    def _life(self) -> dict[str, object]:
+        life: dict[str, object] = {"pid": self._inner.pid, "life": self._lives, "python": python_version()}
+        if self._outbox is not None:
+            # Whoever lets the sandbox end with its stream has the environment before its eyes.
+            life["ipython"] = ipython_version()
+        return life
 
     def _on_time(self) -> None:
         now = time.monotonic()
@@ -510,7 +537,7 @@ class Bridge:
             while sockets["iopub"].poll(LAST_OUTPUTS):
                 self._relay_iopub(sockets["iopub"])
             self._relay_replies("shell", sockets["shell"])
-        self._event("died", exit=code, life=self._lives, stderr=self._inner.last_words())
+        self._news("died", exit=code, life=self._lives, stderr=self._inner.last_words())
         self._drop_inner()
 
     # ---- shell commands
@@ -529,6 +556,13 @@ class Bridge:
             self._event("finished", id=command.number, exit=command.finish())
 
 
+def _make_outbox(wire: Wire, folder: str) -> Outbox:
+    # Imported here: most sandboxes end with their stream.
+    from sandbox_kernel.bridge.outbox import Outbox
+
+    return Outbox(wire, folder)
+
+
 def heard(content: bytes) -> None:
     """Do nothing: what to do with the reply to a request of the bridge's own when nobody wants it, or has it."""
 
@@ -536,6 +570,19 @@ def heard(content: bytes) -> None:
 def python_version() -> str:
     """Return the version of the interpreter, which is the kernel's, too."""
     return sys.version.split()[0]
+
+
+def ipython_version() -> str:
+    """Return the version of IPython as its folder's name tells it, "" if none does; importing it takes far longer."""
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for name in names:
+            if name.lower().startswith("ipython-") and name.endswith(".dist-info"):
+                return name[len("ipython-") : -len(".dist-info")]
+    return ""
 
 
 def _receive(sock: Any) -> list[Buffer] | None:

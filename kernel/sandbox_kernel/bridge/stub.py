@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 COMMANDS = {
     "apply": (),
+    "attach": ("--force",),
+    "detach": (),
     "diff": ("--stat",),
     "discard": (),
     "download": ("--to",),
@@ -23,16 +25,18 @@ COMMANDS = {
     "help": (),
     "history": ("--show",),
     "install": ("--requirement",),
+    "list": (),
     "models": ("--check",),
     "pause": (),
     "pull": (),
     "push": (),
+    "replay": (),
     "restart": (),
     "resume": (),
     "shell": (),
     "start": (),
     "status": ("--log",),
-    "stop": (),
+    "stop": ("--all", "--orphans"),
     "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""

@@ -63,6 +63,12 @@ class _Nobody:
     def on_message(self, parts: list[Any]) -> None:
         """Nothing comes."""
 
+    def on_past(self, parts: list[Any]) -> None:
+        """Nothing past is ever asked for."""
+
+    def on_skipped(self, messages: int) -> None:
+        """Nothing is skipped: the sandbox ends with this process."""
+
     def on_excess(self, parts: list[Any], size: int) -> None:
         """Nothing comes."""
 

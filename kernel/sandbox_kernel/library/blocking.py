@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sandbox_kernel.errors import SandboxKernelError, StateError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import FileEntry
-from sandbox_kernel.session import SessionInfo
+from sandbox_kernel.session_info import SessionInfo
 
 from .loop_thread import LoopThread, Turn, awaitable
 from .outputs import InputRequest, Output, Result

@@ -323,6 +323,12 @@ class Client:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
             self.session.log.write("output_dropped", level="debug", error=repr(exc))
 
+    def on_past(self, parts: list[Any]) -> None:
+        """Nothing past is ever asked for."""
+
+    def on_skipped(self, messages: int) -> None:
+        """Nothing is skipped: the sandbox ends with this process."""
+
     def on_excess(self, parts: list[Buffer], size: int) -> None:
         """Tell what became of a message that was too large."""
         kind = bytes(parts[0][:1]) if parts else b""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Union
 from sandbox_kernel.errors import CommandError, StateError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import FileEntry
-from sandbox_kernel.session import SandboxSession, SessionInfo
+from sandbox_kernel.session import SandboxSession
+from sandbox_kernel.session_info import SessionInfo
 
 from .client import Cell, Client
 from .outputs import MAX_KEPT, Error, InputRequest, Json, Output, Recording, Result

@@ -22,7 +22,8 @@ from sandbox_kernel.providers.registry import (
     provider_name,
 )
 from sandbox_kernel.recording import Recorder
-from sandbox_kernel.session import SandboxSession, SessionListener
+from sandbox_kernel.session import SandboxSession
+from sandbox_kernel.session_info import SessionListener
 
 
 def make_session(
@@ -68,11 +69,11 @@ def allowed_providers(argv: Sequence[str] = ()) -> list[str]:
 def _set(config: Config, provider: type[Provider], options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         for owner in (SandboxSession, provider):
-            if name in owner.class_own_traits(config=True):
+            if name in owner.class_traits(config=True):
                 config[owner.__name__][name] = value
                 break
         else:
-            known = [*SandboxSession.class_own_traits(config=True), *provider.class_own_traits(config=True)]
+            known = [*SandboxSession.class_traits(config=True), *provider.class_traits(config=True)]
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}."
             raise ConfigurationError(f"Sandbox(...) has no option {name}; {hint}")

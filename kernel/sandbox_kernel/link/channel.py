@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from typing import Union
 
-from .protocol import Buffer, Excess, Link, LinkError, Message
+from .protocol import Buffer, Excess, Link, LinkError, Message, Opened
 from .transport import Receiver, Transport
 
 OnMessage = Callable[[list[Buffer]], None]
 OnExcess = Callable[[list[Buffer], int], None]
-OnLost = Callable[[str], None]
+OnLost = Callable[[str, Union[LinkError, None]], None]
+OnOpened = Callable[[], None]
+
+ACKNOWLEDGE_AFTER = 0.1
+"""Seconds after which a bridge that keeps a journal learns that its messages have arrived."""
 
 
 class LinkChannel(Receiver):
     """A link in use: messages in by `send`, out by ``on_message``; ``on_lost`` when its transport ends or it fails.
 
-    ``on_excess`` gets the first parts, and the size in bytes, of a message that was too large.
+    ``on_lost`` gets a clause for people and, where the link itself has failed, its error; ``on_excess`` the first
+    parts, and the size in bytes, of a message that was too large. ``on_opened`` is called when both ends have greeted.
+    One that is ``prompt`` acknowledges soon what it has received, however little it is.
     """
 
-    def __init__(self, link: Link, on_message: OnMessage, on_excess: OnExcess, on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        link: Link,
+        on_message: OnMessage,
+        on_excess: OnExcess,
+        on_lost: OnLost,
+        on_opened: OnOpened = lambda: None,
+        *,
+        prompt: bool = False,
+    ) -> None:
         self._link = link
         self._on_message = on_message
         self._on_excess = on_excess
         self._on_lost = on_lost
+        self._on_opened = on_opened
+        self._prompt = prompt
+        self._acknowledging = False
         self._transport: Transport | None = None
         self._writable = False
         self._receiving = False
@@ -73,7 +93,7 @@ class LinkChannel(Receiver):
         try:
             events = self._link.receive(data)
         except LinkError as exc:
-            self._end(f"its bridge broke the protocol: {exc}")
+            self._end(f"its bridge broke the protocol: {exc}", exc)
             return
         self._receiving = True
         try:
@@ -85,9 +105,19 @@ class LinkChannel(Receiver):
                     self._on_message(event.parts)
                 elif isinstance(event, Excess):
                     self._on_excess(event.parts, event.size)
+                elif isinstance(event, Opened):
+                    self._on_opened()
         finally:
             self._receiving = False
         self._flush()
+        if self._prompt and not self._acknowledging:
+            self._acknowledging = True
+            asyncio.get_running_loop().call_later(ACKNOWLEDGE_AFTER, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self._acknowledging = False
+        if self._link.acknowledge():
+            self._flush()
 
     def writable(self) -> None:
         self._writable = True
@@ -96,7 +126,7 @@ class LinkChannel(Receiver):
     def connection_lost(self, reason: str) -> None:
         self._transport = None
         self._link.disconnect()
-        self._on_lost(reason)
+        self._on_lost(reason, None)
 
     def _flush(self) -> None:
         transport = self._transport
@@ -106,8 +136,14 @@ class LinkChannel(Receiver):
                 return
             self._writable = transport.write(buffers)
 
-    def _end(self, reason: str) -> None:
+    def drop(self) -> None:
+        """End the transport, because nothing comes over it."""
+        if self._transport is not None:
+            self._transport.close()
+            self.connection_lost("nothing came over the connection")
+
+    def _end(self, reason: str, error: LinkError) -> None:
         if self._transport is not None:
             self._transport.close()
             self._transport = None
-            self._on_lost(reason)
+            self._on_lost(reason, error)

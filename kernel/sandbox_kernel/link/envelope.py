@@ -8,6 +8,7 @@ process chose and that comes back with every reply.
     to the kernel     s c a i + token   header, parent header, metadata, content, buffers …
                       o                 topic, header, parent header, metadata, content, buffers …
                       e                 an event as JSON, bytes that belong to it
+                      j                 one of the messages above, sent before and asked for again
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ STDIN = b"i"
 IOPUB = b"o"
 COMMAND = b"x"
 EVENT = b"e"
+JOURNAL = b"j"
 
 TOKEN_SIZE = 4
 NO_TOKEN = bytes(TOKEN_SIZE)
 """Of requests that the bridge makes itself; their replies stay inside."""
+
+LINK_STREAM = b"s"
+"""Comes with a stream that is passed to a bridge: it carries the link."""
+ERRANDS_STREAM = b"f"
+"""Comes likewise: the stream is for files and commands (bridge/errands.py)."""

@@ -45,6 +45,11 @@ _COUNT = struct.Struct("!H")
 _HEADER_SIZE = _HEADER.size
 
 _HELLO, _DATA, _ACK = 1, 2, 3
+GREETING_SIZE = _HEADER_SIZE + _HELLO_BODY.size
+"""Bytes of a greeting, with which each stream begins in both directions."""
+REFUSED = b"\xff" * 16
+"""The link id with which a bridge greets a peer in whose place another one has come."""
+
 _FIRST, _LAST, _URGENT = 1, 2, 4
 
 
@@ -59,6 +64,10 @@ class LinkState(Enum):
 
 class LinkError(Exception):
     """The other end broke the protocol, or is another program than before."""
+
+
+class LinkRefusedError(LinkError):
+    """Another program has taken this one's place at the other end."""
 
 
 class Opened(NamedTuple):
@@ -166,6 +175,10 @@ class Link:
         self._peer_window = FRAME_SIZE
         self._resend: deque[_Frame] = deque()
         self._hello_due = False
+        self._ends: deque[int] = deque()
+        """The numbers of the last frames of bulk messages that are not acknowledged."""
+        self.bulk_acknowledged = 0
+        """Bulk messages that have arrived whole at the other end, as far as that is known."""
         self.bulk_backlog = 0
         """Bytes of bulk messages that were handed over and have not been cut into frames yet."""
         # Receiving.
@@ -281,6 +294,8 @@ class Link:
             self._cutting[cutter.urgent] = None
         if not cutter.urgent:
             self.bulk_backlog -= size
+            if flags & _LAST:
+                self._ends.append(self._next_seq)
         header = _HEADER.pack(_DATA, flags, size, self._next_seq, self._ack)
         self._mark_ack_sent()
         first = payload[0]
@@ -306,6 +321,12 @@ class Link:
         self._held = False
         self._ack = self._received
         self._ack_due = self._ack != self._ack_sent
+
+    def acknowledge(self) -> bool:
+        """Have `data_to_send` acknowledge what has arrived, however little; return False if there is nothing to say."""
+        if self.state is LinkState.OPEN and not self._held and self._ack != self._ack_sent:
+            self._ack_due = True
+        return self._ack_due
 
     @property
     def is_receiving(self) -> bool:
@@ -435,6 +456,8 @@ class Link:
         magic, version, peer_id, window = _HELLO_BODY.unpack(body)
         if magic != MAGIC or version != VERSION:
             raise LinkError(f"the other end speaks another protocol (version {version}, ours is {VERSION})")
+        if peer_id == REFUSED:
+            raise LinkRefusedError("another kernel process uses the sandbox now")
         if self.peer_id and peer_id != self.peer_id:
             raise LinkError("the other end is not the one that was there before; its state is lost")
         self.peer_id = peer_id
@@ -454,6 +477,10 @@ class Link:
         unacked = self._unacked
         while unacked and unacked[0].seq <= ack:
             self._unacked_bytes -= unacked.popleft().size
+        ends = self._ends
+        while ends and ends[0] <= ack:
+            ends.popleft()
+            self.bulk_acknowledged += 1
 
     def _forget_partial_frame(self) -> None:
         """Drop the part of a frame that the lost stream had brought; the whole frame will come again."""
@@ -503,6 +530,16 @@ class _Cutter:
         if self._index == len(pieces):
             flags |= _LAST
         return flags, size, payload
+
+
+def greeting_of(data: bytes) -> bytes:
+    """Return the link id in a greeting of `GREETING_SIZE` bytes; b"" if it is none."""
+    if len(data) != GREETING_SIZE:
+        return b""
+    kind, _, length, _, _ = _HEADER.unpack_from(data)
+    magic, version, peer_id, _ = _HELLO_BODY.unpack_from(data, _HEADER_SIZE)
+    good = kind == _HELLO and length == _HELLO_BODY.size and magic == MAGIC and version == VERSION
+    return bytes(peer_id) if good else b""
 
 
 def _encode(parts: Sequence[Buffer]) -> tuple[list[Buffer], int]:

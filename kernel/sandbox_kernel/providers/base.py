@@ -49,6 +49,8 @@ class SandboxSpec:
     """The notebook's file on this machine, where it is known."""
     directory: Path = field(default_factory=Path.cwd)
     """The notebook's folder, else the kernel process's working directory."""
+    kept: bool = False
+    """It is to outlive its stream, until whoever made it closes it or ends: `Sandbox.open_link` is called again."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class Sandbox(ABC):
     async def open_link(self) -> Transport:
         """Return a new byte stream to this sandbox's bridge.
 
-        The session calls it once after `create`, and again after each loss of the stream where the sandbox lives on.
+        The session calls it once after `create` or `connect`, and again after each loss of the stream where the sandbox
+        lives on. The bridge goes on with the peer that it knows, and begins anew with another: the newest one wins.
 
         Raises SandboxConnectionError (worth another try) or SandboxLostError (it is not).
         """
@@ -214,6 +217,10 @@ class Provider(Configurable):
     capabilities: Capabilities
     kernel_arguments: Sequence[str] = ()
     """Options for the ipykernel in each sandbox, such as "--InteractiveShell.colors=nocolor"."""
+    hourly_cost: float = 0.0
+    """US dollars for an hour of a sandbox, as the configuration or the provider says; 0 if none are known."""
+    place: str = ""
+    """Where its sandboxes are, such as a server's address, for a provider that can be at several places."""
     private_paths: Sequence[str] = ()
     """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
 
@@ -245,7 +252,10 @@ class Provider(Configurable):
 
     @abstractmethod
     async def connect(self, sandbox_id: str) -> Sandbox:
-        """Return an existing sandbox by id. Raises NotFoundError, or SandboxError where the kind cannot do it."""
+        """Return an existing sandbox by id; one that was paused goes on.
+
+        Raises NotFoundError, SandboxConnectionError, or SandboxError where the kind cannot do it.
+        """
 
     @abstractmethod
     async def list(self) -> Sequence[SandboxRecord]:

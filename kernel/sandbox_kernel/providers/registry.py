@@ -17,9 +17,12 @@ GROUP = "sandbox_kernel.providers"
 
 # The entry points of this package, so that the usual start does not search all installed packages.
 # A test keeps them equal to pyproject.toml.
-BUILT_IN = {"local": "sandbox_kernel.providers.local.provider:LocalProvider"}
+BUILT_IN = {
+    "executor": "sandbox_kernel.providers.executor.provider:ExecutorProvider",
+    "local": "sandbox_kernel.providers.local.provider:LocalProvider",
+}
 
-SECTIONS = {"SandboxSession", "EventLog", "Guard", "Workspace", "Generation"}
+SECTIONS = {"SandboxSession", "EventLog", "Executor", "Guard", "Workspace", "Generation"}
 """The configuration's sections that no provider reads."""
 
 MODELS = {"BedrockModel", "OpenAIModel", "StrandsModel"}

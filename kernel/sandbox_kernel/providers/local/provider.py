@@ -50,13 +50,14 @@ class _Begun:
     notebook: NotebookFolder
     view: View | None
     inside: str
+    kept: bool
 
     def sandbox(self) -> LocalSandbox:
         from sandbox_kernel.providers.local.sandbox import LocalSandbox
         from sandbox_kernel.providers.local.shown import ShownFolder
 
         shown = ShownFolder(self.notebook, self.view, self.inside)
-        return LocalSandbox(self.spawned, self.folder, self.limits, self.group, self.janitor, shown)
+        return LocalSandbox(self.spawned, self.folder, self.limits, self.group, self.janitor, shown, kept=self.kept)
 
     def abandon(self) -> None:
         """End it, and wait for that: some hundredths of a second."""
@@ -187,8 +188,10 @@ class LocalProvider(Provider):
         failures = []
         for binary in self._binaries():
             begun, self._prepared = self._prepared, None
-            if begun is None or begun.binary != binary.path:
-                begun = self._begin(binary, environment)
+            if begun is None or begun.binary != binary.path or begun.kept != spec.kept:
+                if begun is not None:
+                    begun.abandon()
+                begun = self._begin(binary, environment, kept=spec.kept)
             while True:
                 sandbox = begun.sandbox()
                 try:
@@ -201,7 +204,7 @@ class LocalProvider(Provider):
                 await sandbox.close()
                 if not self._can_do_without(begun, sandbox.output()):
                     break
-                begun = self._begin(binary, environment)
+                begun = self._begin(binary, environment, kept=spec.kept)
             failures.append((binary, sandbox.output()))
         raise diagnosis.start_error(failures, environment)
 
@@ -271,17 +274,17 @@ class LocalProvider(Provider):
             known[self.python] = examine(self.python)
         return known[self.python]
 
-    def _begin(self, binary: Bubblewrap, environment: PythonEnvironment) -> _Begun:
+    def _begin(self, binary: Bubblewrap, environment: PythonEnvironment, *, kept: bool = False) -> _Begun:
         try:
-            return self._begin_once(binary, environment)
+            return self._begin_once(binary, environment, kept=kept)
         except subprocess.SubprocessError:
             # This kernel or file system has no id-mapped mounts.
             if not self._id_maps:
                 raise
             self._id_maps = False
-        return self._begin_once(binary, environment)
+        return self._begin_once(binary, environment, kept=kept)
 
-    def _begin_once(self, binary: Bubblewrap, environment: PythonEnvironment) -> _Begun:
+    def _begin_once(self, binary: Bubblewrap, environment: PythonEnvironment, *, kept: bool) -> _Begun:
         limits = self._limits()
         self._check_paths(environment)
         if environment.python == sys.executable:
@@ -310,14 +313,14 @@ class LocalProvider(Provider):
                 prologue = limits.prologue(0 if user else processes_counted_outside())
                 with bound_to(limits.cpus):
                     before = self._lend(view, notebook, private, user)
-                    spawned = spawn(binary.path, name, layout, prologue, self.program, entrance, before)
+                    spawned = spawn(binary.path, name, layout, prologue, self.program, entrance, before, kept=kept)
             except BaseException:
                 entrance.close()
                 folder.close()
                 janitor.release()
                 janitor.wait()
                 raise
-        return _Begun(binary.path, spawned, folder, limits, group, janitor, notebook, view, layout.inside)
+        return _Begun(binary.path, spawned, folder, limits, group, janitor, notebook, view, layout.inside, kept)
 
     def _lend(
         self, view: View | None, notebook: NotebookFolder, private: str, user: int | None

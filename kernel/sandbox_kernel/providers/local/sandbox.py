@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from signal import SIGKILL, SIGSTOP, Signals
 
-from sandbox_kernel.errors import InvocationError, SandboxError, SandboxLostError, SandboxTimeoutError
+from sandbox_kernel.errors import (
+    InvocationError,
+    SandboxConnectionError,
+    SandboxError,
+    SandboxLostError,
+    SandboxTimeoutError,
+)
+from sandbox_kernel.link import envelope
 from sandbox_kernel.link.stream import SocketTransport
 from sandbox_kernel.link.transport import Transport
 from sandbox_kernel.providers.base import IsolationLevel, Sandbox
@@ -31,13 +39,18 @@ _END_TIMEOUT = 30.0
 _TELL_TIMEOUT = 1.0
 """Seconds to wait for the reason of a loss."""
 _OUTPUT_KEPT = 4096
+STREAM_BUFFER = 512 * 1024
+"""Bytes of a kept sandbox's output that wait in its stream, at most."""
 _KILLED = (-SIGKILL, 128 + SIGKILL)
 """Exit status when SIGKILL ended bubblewrap, or what it ran."""
 _TEMPORARY = ("dev/shm", "tmp", "home/user", "run/bridge")
 
 
 class LocalSandbox(Sandbox):
-    """Made by `LocalProvider.create`; lives as long as the kernel process at most."""
+    """Made by `LocalProvider.create`; lives as long as the process that made it at most.
+
+    One that is ``kept`` outlives its streams to the bridge, of which it may have one after the other.
+    """
 
     provider_name = "local"
     isolation = IsolationLevel.SHARED_KERNEL
@@ -50,7 +63,10 @@ class LocalSandbox(Sandbox):
         group: ControlGroup | None,
         janitor: Janitor,
         shown: ShownFolder,
+        *,
+        kept: bool = False,
     ) -> None:
+        self.kept = kept
         self.sandbox_id = folder.sandbox_id
         self._spawned = spawned
         self._folder = folder
@@ -120,13 +136,64 @@ class LocalSandbox(Sandbox):
                 self._output = (self._output + os.read(self._spawned.output, 65536))[-_OUTPUT_KEPT:]
         return self._output.decode(errors="replace").strip()
 
-    async def open_link(self) -> Transport:
-        if self._linked:
-            raise SandboxLostError(
-                "A local sandbox ends with its link; start a new one.",
+    def processor_time(self) -> float:
+        """Return the seconds that its processes have computed; what ended without a parent's notice does not count."""
+        return self._processes.cpu_time() if self._processes is not None else 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or is paused; False when it was closed or ended by itself (`loss_reason` says why)."""
+        return self._closing is None and not self._reason and self._spawned.process.poll() is None
+
+    def open_stream(self) -> socket.socket:
+        """Return a new stream to the bridge of a sandbox that is kept, for the bytes of a link; the caller closes it.
+
+        The stream before it ends when the new one has brought the greeting of a link. Raises SandboxLostError where
+        the sandbox has ended, SandboxConnectionError where it takes no more streams now.
+        """
+        return self._pass_stream(envelope.LINK_STREAM)
+
+    def open_errands(self) -> socket.socket:
+        """Return a new stream to a process in a sandbox that is kept, which serves files and commands.
+
+        The bytes are those of a link; what is said over it is what a session says to the bridge of files and commands.
+        Raises what `open_stream` does.
+        """
+        return self._pass_stream(envelope.ERRANDS_STREAM)
+
+    def _pass_stream(self, kind: bytes) -> socket.socket:
+        if not self.kept or not self.alive:
+            raise self._lost("has ended")
+        ours, theirs = socket.socketpair()
+        # Twice as much on its way as is usual, where the system allows that: whoever carries it on does so in one go.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER)
+        try:
+            # Without blocking: a paused sandbox takes none, and so many as fit wait for it.
+            socket.send_fds(self._spawned.link, [kind], [theirs.fileno()], socket.MSG_DONTWAIT)
+        except BlockingIOError as exc:
+            ours.close()
+            raise SandboxConnectionError(
+                "The sandbox takes no more connections now; try again.",
                 provider=self.provider_name,
                 sandbox_id=self.sandbox_id,
-            )
+            ) from exc
+        except OSError as exc:
+            ours.close()
+            raise self._lost("has ended") from exc
+        finally:
+            theirs.close()
+        return ours
+
+    def _lost(self, what: str) -> SandboxLostError:
+        return SandboxLostError(
+            f"The sandbox {what}; start a new one.", provider=self.provider_name, sandbox_id=self.sandbox_id
+        )
+
+    async def open_link(self) -> Transport:
+        if self.kept:
+            return SocketTransport(self.open_stream())
+        if self._linked:
+            raise self._lost("ended with its link")
         self._linked = True
         return SocketTransport(self._spawned.link)
 
@@ -222,7 +289,7 @@ class LocalSandbox(Sandbox):
     async def _close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        if not self._linked:
+        if self.kept or not self._linked:
             self._spawned.link.close()
             self._linked = True
         self._end()

@@ -29,6 +29,7 @@ class Spawned:
 
     process: subprocess.Popen[bytes]
     link: socket.socket
+    """The stream to its bridge; in a sandbox that is kept the socket over which streams are passed."""
     status: int
     """What bubblewrap tells about its child, for us."""
     ready: int
@@ -78,9 +79,9 @@ class _Inherited:
         os.set_blocking(ours, False)
         return theirs
 
-    def socket(self) -> int:
-        """Return the child's end of a stream; ours comes first of all."""
-        ours, theirs = socket.socketpair()
+    def socket(self, kind: socket.SocketKind) -> int:
+        """Return the child's end of a pair of sockets; ours comes first of all."""
+        ours, theirs = socket.socketpair(type=kind)
         self.ours.insert(0, ours.detach())
         self.theirs.append(theirs.detach())
         return self.theirs[-1]
@@ -94,16 +95,19 @@ def spawn(
     program: str,
     entrance: Entrance,
     before: Callable[[], None] | None = None,
+    *,
+    kept: bool = False,
 ) -> Spawned:
     """Start bubblewrap as ``name``; inside it runs ``prologue`` and then ``program``, two Python texts.
 
+    One that is ``kept`` outlives its stream, and ends with our end of the link or with this process.
     ``before`` is called in the process that is going to be bubblewrap. Raises subprocess.SubprocessError if it raises.
     Must be called from the main thread: the kernel ends bubblewrap when the thread that started it ends.
     """
     inherited = _Inherited()
     try:
         status, ready, output = inherited.pipe(), inherited.pipe(), inherited.pipe()
-        arguments = ["--link-fd", str(inherited.socket()), "--runtime-dir", command.RUNTIME, *layout.kernel_arguments]
+        arguments = [*_link(inherited, kept=kept), "--runtime-dir", command.RUNTIME, *layout.kernel_arguments]
         main = _MAIN.format(prologue=prologue, work=layout.inside, ready=ready, program=program)
         full = replace(
             layout,
@@ -128,6 +132,14 @@ def spawn(
             os.close(descriptor)
     link, *pipes = inherited.ours
     return Spawned(process, socket.socket(fileno=link), *pipes)
+
+
+def _link(inherited: _Inherited, *, kept: bool) -> list[str]:
+    if kept:
+        # Messages, not a stream: each is one descriptor.
+        # The journal lies beside packages that are added: that folder is on a disk, whichever the work folder is on.
+        return ["--control-fd", str(inherited.socket(socket.SOCK_SEQPACKET)), "--journal-dir", command.PACKAGES]
+    return ["--link-fd", str(inherited.socket(socket.SOCK_STREAM))]
 
 
 def _copies(inherited: _Inherited, layout: Layout, main: str) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,173 @@
+"""What all calls have in common: who calls, under which number, what goes wrong, how long it took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+import grpc
+
+from sandbox_kernel.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvocationError,
+    SandboxError,
+    SandboxKernelError,
+)
+from sandbox_kernel.events import EventLog
+from sandbox_kernel.executor_api.protocol import (
+    BEARER,
+    CALL,
+    CORRELATION,
+    ERROR,
+    KEY,
+    METHODS,
+    PROTOCOL,
+    SERVICE,
+    VERSION,
+    Method,
+)
+from sandbox_kernel.executor_api.statuses import status_of
+
+from .keys import KeyFile
+from .metrics import Metrics
+from .numbers import Numbers
+
+MAX_NUMBER = 100
+"""Characters of a call's number, and of a correlation id."""
+MAX_DETAILS = 2000
+"""Characters of an error's message; it travels in a header."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a call."""
+
+    owner: str
+    number: str
+    correlation_id: str
+
+
+Reply = Callable[[Caller, Any], Awaitable[Any]]
+Replies = Callable[[Caller, Any], AsyncIterator[Any]]
+Conversation = Callable[[Caller, "CallStream"], Awaitable[None]]
+Function = Union[Reply, Replies, Conversation]
+
+
+class CallStream:
+    """A call that streams both ways."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    async def read(self) -> Any:
+        """Return the next message; None when the client sends no more."""
+        message = await self._context.read()
+        return None if message is grpc.aio.EOF else message
+
+    async def write(self, message: Any) -> None:
+        """Send a message; returns when there is room for another one."""
+        await self._context.write(message)
+
+
+class Calls:
+    """Makes gRPC's handlers from functions that know nothing of gRPC."""
+
+    def __init__(self, keys: KeyFile, metrics: Metrics, log: EventLog, *, protocol: int = PROTOCOL) -> None:
+        """``protocol`` is another one in tests."""
+        self._keys, self._metrics, self._log, self._protocol = keys, metrics, log, protocol
+        self._numbers = Numbers()
+
+    def handler(self, functions: Mapping[str, Function]) -> grpc.GenericRpcHandler:
+        """Return what serves these functions under their methods' names."""
+        handlers = {name: self._wrapped(METHODS[name], function) for name, function in functions.items()}
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _wrapped(self, method: Method, function: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        async def unary(request: Any, context: Any) -> Any:
+            async def answer(caller: Caller) -> Any:
+                key = (caller.owner, method.name, caller.number)
+                return await self._numbers.run(key, lambda: function(caller, request))
+
+            return await self._serve(method, context, answer)
+
+        async def streaming(request: Any, context: Any) -> None:
+            async def answer(caller: Caller) -> None:
+                async for reply in function(caller, request):
+                    await context.write(reply)
+
+            await self._serve(method, context, answer)
+
+        async def conversation(_: Any, context: Any) -> None:
+            await self._serve(method, context, lambda caller: function(caller, CallStream(context)))
+
+        serializers: dict[str, Any] = {
+            "request_deserializer": method.request.FromString,
+            "response_serializer": method.reply.SerializeToString,
+        }
+        if method.streams_requests:
+            return grpc.stream_stream_rpc_method_handler(conversation, **serializers)
+        if method.streams_replies:
+            return grpc.unary_stream_rpc_method_handler(streaming, **serializers)
+        return grpc.unary_unary_rpc_method_handler(unary, **serializers)
+
+    async def _serve(self, method: Method, context: Any, answer: Callable[[Caller], Awaitable[Any]]) -> Any:
+        began = time.monotonic()
+        caller = Caller("", "", "")
+        code, error = grpc.StatusCode.CANCELLED, ""
+        try:
+            metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+            caller = self._admit(metadata)
+            result = await answer(caller)
+            code = grpc.StatusCode.OK
+        except SandboxKernelError as exc:
+            code, kind = status_of(exc)
+            error = str(exc)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the edge: no fault of ours may end the executor, or tell a client how
+            code, kind = grpc.StatusCode.INTERNAL, SandboxError.__name__
+            error = "The executor has failed at this; its log says more."
+            self._log.write("call_failed", level="error", correlation_id=caller.correlation_id, error=repr(exc))
+        finally:
+            self._note(method, caller, code, error, time.monotonic() - began)
+        if error:
+            await context.abort(code, error[:MAX_DETAILS], ((ERROR, kind),))
+        return result
+
+    def _admit(self, metadata: Mapping[str, str]) -> Caller:
+        """Return who calls. Raises AuthenticationError, ConfigurationError for another version, InvocationError."""
+        key = metadata.get(KEY, "")
+        if not key.startswith(BEARER):
+            raise AuthenticationError("The executor wants an API key: set SANDBOX_KERNEL_EXECUTOR_KEY.")
+        try:
+            owner = self._keys.owner_of(key[len(BEARER) :])
+        except ConfigurationError as exc:
+            self._log.write("keys_unusable", level="error", error=str(exc))
+            raise AuthenticationError("The executor's API keys cannot be used; its log says why.") from exc
+        version = metadata.get(VERSION, "none")
+        if version != str(self._protocol):
+            raise ConfigurationError(
+                f"The executor speaks version {self._protocol} of its protocol and this client version {version}: "
+                "install the same version of sandbox-kernel on both machines."
+            )
+        number, correlation_id = metadata.get(CALL, ""), metadata.get(CORRELATION, "")
+        if not number or max(len(number), len(correlation_id)) > MAX_NUMBER:
+            raise InvocationError(f"A call needs a number, in {CALL}.")
+        return Caller(owner, number, correlation_id)
+
+    def _note(self, method: Method, caller: Caller, code: grpc.StatusCode, error: str, seconds: float) -> None:
+        self._metrics.calls.labels(method.name, code.name).observe(seconds)
+        self._log.write(
+            "call",
+            level="warning" if error else "debug",
+            correlation_id=caller.correlation_id,
+            method=method.name,
+            owner=caller.owner,
+            status=code.name,
+            seconds=round(seconds, 4),
+            **({"error": error} if error else {}),
+        )

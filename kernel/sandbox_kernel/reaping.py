@@ -1,0 +1,74 @@
+"""Stops the sandboxes that no kernel process owns any more, so that nothing runs and costs without anybody knowing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import NotFoundError, SandboxKernelError, SandboxLostError
+from .ownership import find_orphans
+from .providers.registry import create_provider
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from traitlets.config import Config
+
+    from .events import EventLog
+    from .providers.base import Provider
+    from .recording import Recorder
+    from .records import SessionRecord
+
+
+async def reap(
+    recorder: Recorder, own: Provider | None, config: Config, grace: float, log: EventLog
+) -> Sequence[tuple[SessionRecord, SandboxKernelError | None]]:
+    """Stop every sandbox whose kernel process has been gone for ``grace`` seconds, and which nobody detached.
+
+    ``own`` is a provider that exists already. Returns the orphans, each with what kept it from being stopped.
+    """
+    try:
+        records = await recorder.records()
+    except SandboxKernelError as exc:
+        log.write("reaping_failed", level="warning", error=str(exc))
+        return []
+    for record in records:
+        if record.is_stale:
+            await recorder.forget(record.provider, record.sandbox_id)
+    outcomes = []
+    for record in find_orphans(records, grace):
+        if not await recorder.take_orphan(record):
+            continue
+        failure = await _stop(record, own, config)
+        if failure is None:
+            await recorder.forget(record.provider, record.sandbox_id)
+        else:
+            await recorder.give_back(record)
+        fields = {"provider": record.provider, "sandbox_id": record.sandbox_id}
+        log.write("reaped" if failure is None else "reaping_failed", error=str(failure or ""), **fields)
+        outcomes.append((record, failure))
+    return outcomes
+
+
+async def _stop(record: SessionRecord, own: Provider | None, config: Config) -> SandboxKernelError | None:
+    try:
+        await stop_sandbox(record, own, config)
+    except SandboxKernelError as exc:
+        return exc
+    return None
+
+
+async def stop_sandbox(record: SessionRecord, own: Provider | None, config: Config) -> None:
+    """Give back a recorded sandbox that no kernel process uses. Raises SandboxKernelError; not for one that is gone."""
+    provider = own if own is not None and own.name == record.provider else create_provider(record.provider, config)
+    if provider.place != record.place:
+        raise NotFoundError(
+            f"The sandbox {record.sandbox_id} is at {record.place}; the configuration says {provider.place or 'none'}.",
+            provider=record.provider,
+            sandbox_id=record.sandbox_id,
+        )
+    try:
+        sandbox = await provider.connect(record.sandbox_id)
+        await sandbox.close()
+    except (NotFoundError, SandboxLostError):
+        # It has ended meanwhile.
+        return

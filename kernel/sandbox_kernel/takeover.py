@@ -1,0 +1,139 @@
+"""How a session comes to a sandbox that outlives its kernel process: one that there is, an earlier process's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .errors import NotFoundError, SandboxKernelError, SandboxLostError
+from .ownership import Identity, Leftover, find_detached, find_leftover
+from .providers.base import Provider, Sandbox
+from .recording import Recorder
+from .records import SessionRecord
+
+Report = Callable[..., None]
+"""Takes the name of an event, its level and fields, for the log."""
+
+
+class Takeover:
+    """Finds and connects sandboxes that there are already."""
+
+    def __init__(self, provider: Provider, recorder: Recorder | None, report: Report) -> None:
+        self._provider = provider
+        self._recorder = recorder
+        self._report = report
+        self.wanted: Leftover | None = None
+        """The sandbox that the next start is to go on with, and no other one."""
+        self.forced = False
+        """It may be taken away from a kernel process that lives."""
+        self.renews = False
+        """The inner kernel of the sandbox that was found is to be renewed before anything runs in it."""
+        self._before: SessionRecord | None = None
+        """What was recorded of the sandbox that was found."""
+        self.news = ""
+        """What people have to know of it, as lines."""
+
+    async def find(self, correlation_id: str) -> Sandbox | None:
+        """Return the sandbox that is wanted, or is left from this notebook's last kernel process; None if none is.
+
+        Raises SessionError where a kernel process that lives uses it, and what the provider's `connect` raises.
+        """
+        self.renews = False
+        asked = self.wanted is not None
+        leftover = self.wanted or await self._find_leftover()
+        if leftover is None:
+            return None
+        try:
+            self._before = await self._claim(leftover, correlation_id)
+        except SandboxKernelError as exc:
+            if asked:
+                raise
+            # Another kernel process was quicker.
+            self._report("not_claimed", "warning", error=str(exc))
+            return None
+        try:
+            sandbox = await self._provider.connect(leftover.sandbox_id)
+        except (NotFoundError, SandboxLostError):
+            await self._forget(leftover)
+            if asked:
+                # Once: the next cell starts a fresh one.
+                self.wanted = None
+                raise
+            self.news += (
+                f"The sandbox {leftover.sandbox_id} of this notebook is gone, and with it variables, files and "
+                "packages; this is a fresh one.\n"
+            )
+            return None
+        except BaseException:
+            await self.give_back()
+            raise
+        self.renews = leftover.fresh
+        if not asked:
+            self.news += _continued(leftover)
+        self._report("attached", wanted=leftover.sandbox_id, fresh=leftover.fresh)
+        return sandbox
+
+    def is_left(self) -> bool:
+        """Whether an earlier kernel process of this notebook left a sandbox; asked once, when the notebook is told."""
+        return self._recorder is not None and find_leftover(self._recorder.records_now(), self._identity()) is not None
+
+    async def give_back(self) -> None:
+        """Leave the sandbox that was found to whoever comes next, as it was: it could not be reached."""
+        if self._before is not None and self._recorder is not None:
+            await self._recorder.give_back(self._before)
+        self._before = None
+
+    async def _claim(self, leftover: Leftover, correlation_id: str) -> SessionRecord | None:
+        if self._recorder is None:
+            return None
+        return await self._recorder.claim(
+            leftover.sandbox_id, self._provider, correlation_id=correlation_id, force=self.forced
+        )
+
+    async def _forget(self, leftover: Leftover) -> None:
+        if self._recorder is not None:
+            await self._recorder.forget(self._provider.name, leftover.sandbox_id)
+
+    async def attachable(self) -> Sequence[SessionRecord]:
+        """Return the recorded sandboxes of this provider that no kernel process uses, this notebook's at the end."""
+        if self._recorder is None:
+            return []
+        here, notebook = (self._provider.name, self._provider.place), self._recorder.notebook
+        records = await self._recorder.records()
+        free = [one for one in records if (one.provider, one.place) == here and one.outlives_kernel]
+        return sorted(
+            (one for one in free if not one.has_owner),
+            key=lambda one: (bool(one.notebook) and one.notebook == notebook, one.last_seen),
+        )
+
+    async def _find_leftover(self) -> Leftover | None:
+        if self._recorder is None:
+            return None
+        try:
+            records = await self._recorder.records()
+        except SandboxKernelError as exc:
+            self._report("record_failed", "warning", error=str(exc))
+            return None
+        identity = self._identity()
+        for detached in find_detached(records, identity):
+            self.news += (
+                f"The sandbox {detached.sandbox_id} of this notebook was detached and may still run: "
+                f"`%sandbox attach {detached.sandbox_id}` goes on with it.\n"
+            )
+        return find_leftover(records, identity)
+
+    def _identity(self) -> Identity:
+        assert self._recorder is not None
+        file, notebook = self._recorder.connection_file, self._recorder.notebook
+        return Identity(self._provider.name, self._provider.place, file, notebook)
+
+
+def _continued(leftover: Leftover) -> str:
+    if leftover.fresh:
+        return (
+            f"The notebook was restarted in its sandbox {leftover.sandbox_id}: variables are gone, files and packages "
+            "are kept.\n"
+        )
+    return (
+        f"The kernel process had ended and is a new one; the sandbox {leftover.sandbox_id} went on: variables, files "
+        "and packages are kept.\n"
+    )

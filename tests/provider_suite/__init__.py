@@ -1,0 +1,1 @@
+"""What every provider has to do, as one suite: a provider's own test file subclasses `suite.ProviderSuite`."""

@@ -1,0 +1,32 @@
+"""The executor provider passes the suite, with an executor that is a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("the executor runs on Linux", allow_module_level=True)
+pytest.importorskip("grpc")
+
+from sandbox_kernel.providers.executor.provider import ExecutorProvider
+from tests.executor_process import ExecutorProcess, serving
+
+from .suite import ProviderSuite
+
+
+@pytest.fixture(scope="module")
+def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecutorProcess]:
+    """One executor for all tests, whose sandboxes are theirs."""
+    with serving(tmp_path_factory.mktemp("executor")) as running:
+        yield running
+
+
+class TestExecutorProvider(ProviderSuite):
+    """Sandboxes of an executor."""
+
+    @pytest.fixture
+    def provider(self, executor: ExecutorProcess) -> ExecutorProvider:
+        return ExecutorProvider(config=executor.config())

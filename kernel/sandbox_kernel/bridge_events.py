@@ -59,10 +59,18 @@ class Operation:
     data: Buffer
 
 
-BridgeEvent = Union[Ready, Died, Output, Finished, Operation]
+@dataclass(frozen=True)
+class ToolFrame:
+    """What a process in the sandbox says to the tools outside; empty when its connection has ended."""
+
+    connection: int
+    data: Buffer
 
 
-def read_event(parts: Sequence[Buffer]) -> BridgeEvent | None:
+BridgeEvent = Union[Ready, Died, Output, Finished, Operation, ToolFrame]
+
+
+def read_event(parts: Sequence[Buffer]) -> BridgeEvent | None:  # noqa: PLR0911 - one line for each kind
     """Read the parts of an event; None for a kind that is not known here. Raises ValueError where they are none."""
     if len(parts) != 3 or len(parts[1]) > MAX_EVENT:
         raise ValueError(f"an event of {len(parts)} parts")
@@ -82,6 +90,8 @@ def read_event(parts: Sequence[Buffer]) -> BridgeEvent | None:
         case "operation":
             _number(event, "id")
             return Operation(event, parts[2])
+        case "tool":
+            return ToolFrame(_number(event, "connection"), parts[2])
         case "finished":
             return Finished(_number(event, "id"), _number(event, "exit"))
     return None

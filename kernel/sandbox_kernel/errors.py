@@ -16,6 +16,13 @@
     │   └── SandboxConnectionError    the provider or the sandbox cannot be reached
     ├── LinkProtocolError             the other side of a link sent what no bridge sends
     ├── CommandError                  a `%sandbox` command was called wrongly
+    ├── ToolError                     something about a tool; has .correlation_id
+    │   ├── ToolRegistrationError     a tool cannot be registered as it is
+    │   ├── UnknownToolError          there is no such tool, or it may not be used here
+    │   ├── ToolArgumentsError        the arguments are not what the tool's schema describes
+    │   ├── ToolDeniedError           the configuration, or the person who was asked, does not allow the call
+    │   ├── ToolTimeoutError          a call took longer than it may
+    │   └── ToolExecutionError        a tool ran and failed, or what it returned cannot travel
     ├── TransferError                 a variable cannot travel into a sandbox or out of it
     └── CellError                     an exception in a cell, raised where the caller asked for that
 
@@ -113,6 +120,38 @@ class LinkProtocolError(SandboxKernelError):
 
 class CommandError(SandboxKernelError):
     """A `%sandbox` command was called wrongly; the message says how it is called."""
+
+
+class ToolError(SandboxKernelError):
+    """Something about a tool failed."""
+
+    def __init__(self, message: str, *, correlation_id: str = "") -> None:
+        super().__init__(message)
+        self.correlation_id = correlation_id
+
+
+class ToolRegistrationError(ToolError):
+    """A tool cannot be registered as it is; the message says what to change."""
+
+
+class UnknownToolError(ToolError):
+    """There is no such tool, or it may not be used here."""
+
+
+class ToolArgumentsError(ToolError):
+    """The arguments are not what the tool's schema describes; the message names the place."""
+
+
+class ToolDeniedError(ToolError):
+    """The configuration, or the person who was asked, does not allow the call."""
+
+
+class ToolTimeoutError(ToolError):
+    """A call took longer than it may."""
+
+
+class ToolExecutionError(ToolError):
+    """A tool ran and failed, or what it returned cannot travel."""
 
 
 class TransferError(SandboxKernelError):

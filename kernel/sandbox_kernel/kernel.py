@@ -12,17 +12,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from traitlets import TraitError
+
 from . import answers
 from .cell_clock import CellClock
 from .cells import CommandCell, KeyboardInterruptError
 from .errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTimeoutError
 from .frontend import Frontend
+from .host_tools import HostTools, LateTools, NoTools
 from .lifecycle import State
 from .link import envelope
 from .link.protocol import Buffer
 from .requests import PendingRequests, Request, told_notebook
 from .session import SandboxSession
 from .subshells import Subshells
+from .tool_cells import ToolCells
 
 MAX_DEFERRED = 20
 """Hidden cells that are remembered until a billed sandbox exists."""
@@ -51,6 +55,7 @@ class Kernel:
         """Set when the kernel was asked to shut down and may exit."""
         self._open = False
         self._pending = PendingRequests()
+        self._tool_cells = ToolCells(frontend, self._pending, self._pass_question)
         self._waiting: deque[Request] = deque()
         self._beside: deque[Request] = deque()
         self._deferred: deque[Request] = deque(maxlen=MAX_DEFERRED)
@@ -89,11 +94,20 @@ class Kernel:
         self._guard = session.guard
         self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
+        session.host_tools = LateTools(self._load_tools)
         self.frontend.on_blocked = session.hold
         self.frontend.start(self.on_request)
         self.frontend.publish("status", {"execution_state": "starting"}, {})
         if not session.capabilities.billed:
             session.begin_start()
+
+    def _load_tools(self) -> HostTools:
+        from .tools import ToolRegistry
+
+        try:
+            return ToolRegistry(config=self.session.config).attach(self.session, self._tool_cells)
+        except TraitError as exc:
+            return NoTools(self.session, f"the configuration of the tools cannot be used: {exc}")
 
     # ---- from the front end
 
@@ -151,9 +165,12 @@ class Kernel:
         cell = self._command_cell
         if cell is not None and cell.asking:
             cell.answer(str(answers.load(frames[3]).get("value", "")))
+        elif self._tool_cells.take_answer(frames):
+            pass
         elif self._open and self._stdin_request is not None:
             self._stdin_request.questions = 0
             self.session.send([envelope.STDIN + self._stdin_request.token, *frames], urgent=True)
+            self._tool_cells.advance()
 
     # ---- answered here
 
@@ -412,6 +429,12 @@ class Kernel:
         if question is None:
             self.dropped += 1
             return
+        if self._tool_cells.asking:
+            self._tool_cells.hold(request, question)
+        else:
+            self._pass_question(request, question)
+
+    def _pass_question(self, request: Request, question: list[Buffer]) -> None:
         request.questions += 1
         self._stdin_request = request
         self.frontend.send("stdin", request.idents, question)
@@ -543,8 +566,10 @@ class Kernel:
             self._settling = None
         if request.done:
             self._clock.stop(request)
-            if self._pending.remove(request) and self._waiting:
-                self._advance()
+            if self._pending.remove(request):
+                self._tool_cells.advance()
+                if self._waiting:
+                    self._advance()
 
     def _on_debug_event(self, content: Json) -> None:
         event = content.get("event")
@@ -618,6 +643,7 @@ class Kernel:
         self._fresh = True
         self._debugger_stopped = False
         self._stdin_request = self._settling = None
+        self._tool_cells.cancel()
         lost = isinstance(error, SandboxLostError)
         told = False
         for request in self._pending.take_all():

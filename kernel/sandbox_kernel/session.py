@@ -18,7 +18,7 @@ from traitlets import Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
-from .bridge_events import Died, Finished, Operation, Output, Ready, read_event
+from .bridge_events import Died, Finished, Operation, Output, Ready, ToolFrame, read_event
 from .errors import (
     InvocationError,
     SandboxConnectionError,
@@ -31,6 +31,7 @@ from .errors import (
 )
 from .events import EventLog
 from .guard import Guard
+from .host_tools import HostTools
 from .lifecycle import State, move
 from .link import envelope
 from .link.channel import LinkChannel
@@ -160,6 +161,8 @@ class SandboxSession(Configurable):
         self._link_files = LinkFiles(self._operations)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
+        self.host_tools: HostTools | None = None
+        """Who serves `tools` in cells; without one they hear that there are none."""
 
     @default("provider")
     def _default_provider(self) -> str:
@@ -428,6 +431,8 @@ class SandboxSession(Configurable):
                 self._commands[command].feed(event.data)
             case Operation():
                 self._operations.on_event(event.fields, event.data)
+            case ToolFrame() if self.host_tools is not None:
+                self.host_tools.on_frame(event.connection, event.data)
             case Finished(command=command) if command in self._commands:
                 self._commands.pop(command).finish(event.exit)
 
@@ -534,6 +539,8 @@ class SandboxSession(Configurable):
             command.finish(None)
         self._commands.clear()
         self._operations.on_lost()
+        if self.host_tools is not None:
+            self.host_tools.on_lost()
         return sandbox
 
     async def stop(self, reason: str = "it was stopped") -> None:
@@ -659,6 +666,26 @@ class SandboxSession(Configurable):
         if self._channel is not None:
             parts: list[Buffer] = [envelope.COMMAND, json.dumps(fields).encode()]
             self._channel.send(parts if data is None else [*parts, data], urgent=data is None)
+
+    def send_tool_frame(self, connection: int, data: Sequence[Buffer]) -> None:
+        """Answer a process in the sandbox; dropped where there is none. Raises ValueError where it is too large."""
+        if self._channel is not None:
+            command = json.dumps({"op": "tool", "connection": connection}).encode()
+            self._channel.send([envelope.COMMAND, command, b"".join(data)])
+
+    @property
+    def sandbox_ids(self) -> dict[str, str]:
+        """Provider, sandbox and correlation id, as far as there are any."""
+        return self._ids()
+
+    @property
+    def tool_backlog(self) -> int:
+        """Bytes that wait to leave for the sandbox."""
+        return self._backlog()
+
+    async def room_for_tools(self) -> None:
+        """Wait while much waits to leave for the sandbox."""
+        await self._operations.room()
 
     def _backlog(self) -> int:
         return self._channel.backlog if self._channel is not None else 0

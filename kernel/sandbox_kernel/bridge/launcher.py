@@ -74,7 +74,7 @@ def main() -> None:
     # It ends with the bridge, also where no namespace ends it.
     app.parent_handle = os.getppid()
     app.initialize(sys.argv[1:])
-    stub.register(app.kernel.shell)
+    stub.register(app.kernel.shell, sys.argv[sys.argv.index("-f") + 1].removesuffix(".json") + "-tools")
     serve_beside_cells(app.kernel)
     app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
     app.kernel.shell_handlers["sandbox_count_request"] = lambda *request: set_count(app.kernel, request[2])

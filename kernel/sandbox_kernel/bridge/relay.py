@@ -17,6 +17,7 @@ from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
+from sandbox_kernel.bridge.tool_sockets import ToolSockets
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer, Link, Message
 
@@ -70,6 +71,8 @@ class Bridge:
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
         self._files = FileOperations(lambda said, data: self._event("operation", data, **said))
+        self._tools = ToolSockets(self._poller, lambda number, frame: self._event("tool", frame, connection=number))
+        self._tools.listen(inner.tools)
         self._own: dict[str, Callable[[bytes], None]] = {}
         self._busy = 0
         self._warm_up_due: float | None = None
@@ -98,6 +101,7 @@ class Bridge:
                 self._on_link(ready[self._link_fd])
             self._on_kernel(ready)
             self._on_descriptors(ready)
+            self._tools.turn(ready)
             if self._polling_commands:
                 self._files.turn()
             self._flush()
@@ -107,6 +111,7 @@ class Bridge:
         for command in self._commands.values():
             command.kill()
         self._files.close()
+        self._tools.close()
         self._inner.close()
 
     def _timeout(self) -> int | None:
@@ -184,6 +189,8 @@ class Bridge:
             command = json.loads(bytes(parts[1]))
             if command["op"].startswith("file"):
                 self._files.command(command, parts[2] if len(parts) > 2 else b"")
+            elif command["op"] == "tool":
+                self._tools.send(command["connection"], parts[2])
             else:
                 self._on_command(command)
             return
@@ -237,6 +244,7 @@ class Bridge:
         self._kernel_info = b""
         self._lives += 1
         self._inner = self._spawn(self._lives)
+        self._tools.listen(self._inner.tools)
         self._poller.register(self._inner.ready_fd, zmq.POLLIN)
 
     def _drop_inner(self) -> None:
@@ -246,6 +254,7 @@ class Bridge:
             if name != "iopub" or self._polling_iopub:
                 self._poller.unregister(sock)
         self._polling_iopub = False
+        self._tools.close()
         self._own.clear()
         self._busy = 0
         self._warm_up_due = self._ask_due = None
@@ -290,6 +299,7 @@ class Bridge:
     def _poll_output(self, wanted: bool) -> None:
         """Take outputs, or leave them where they are while the link is full."""
         self._poll_iopub(wanted)
+        self._tools.poll(wanted)
         if wanted != self._polling_commands:
             self._polling_commands = wanted
             for fd in self._commands:

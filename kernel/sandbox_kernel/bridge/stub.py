@@ -1,4 +1,4 @@
-"""`%sandbox` inside the sandbox: says where such a line belongs, and completes the commands' names.
+"""`%sandbox` and `tools` inside the sandbox: says where such a line belongs, and completes the commands' names.
 
 The lines that the kernel process runs never come here. Imported by launcher.py, so it imports nothing of ours.
 """
@@ -41,12 +41,75 @@ This sandbox has no network, so pip cannot fetch packages in it. `%sandbox insta
 cell, fetches them outside and installs them in the sandbox."""
 
 
-def register(shell: Any) -> None:
-    """Add the magics, and the completion of their names, to an IPython shell."""
+def register(shell: Any, tools: str) -> None:
+    """Add the magics, the completion of their names, and `tools` to an IPython shell; ``tools`` is a socket's path."""
+    add_tools(shell, tools)
     shell.register_magic_function(sandbox_line, "line", "sandbox")
     shell.register_magic_function(sandbox_cell, "cell", "sandbox")
     shell.set_hook("complete_command", complete, str_key="%sandbox")
     shell.register_magic_function(with_hint(shell, shell.find_line_magic("pip")), "line", "pip")
+
+
+class Later:
+    """`tools` or `agents`: what they are is loaded when somebody uses them."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self.__dict__["_load"] = load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._load()[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._load())
+
+    def __len__(self) -> int:
+        return len(self._load())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._load()
+
+    def __dir__(self) -> list[str]:
+        return list(self._load().__dir__())
+
+    def __repr__(self) -> str:
+        return repr(self._load())
+
+    def _repr_html_(self) -> Any:
+        return self._load()._repr_html_()
+
+    def _ipython_key_completions_(self) -> Any:
+        return list(self._load())
+
+
+def add_tools(shell: Any, address: str) -> None:
+    """Give cells the names `tools` and `agents`, also after a %reset; they are not listed among the user's."""
+    made: dict[str, Any] = {}
+
+    def load() -> dict[str, Any]:
+        if not made:
+            source = __spec__.loader.get_data(os.path.join(os.path.dirname(__file__), "toolbox.py"))  # type: ignore[name-defined, union-attr, unused-ignore]
+            toolbox = type(sys)("sandbox_tools")
+            toolbox.__dict__["__file__"] = "<sandbox tools>"
+            # dataclasses, pickle and the like look classes up by their module.
+            sys.modules["sandbox_tools"] = toolbox
+            exec(compile(source, "<sandbox tools>", "exec"), toolbox.__dict__)  # noqa: S102 - it lies beside this file
+            made.update(toolbox.make(address))
+        return made
+
+    names = {"tools": Later(lambda: load()["tools"]), "agents": Later(lambda: load()["agents"])}
+    init = shell.init_user_ns
+
+    def init_with_tools() -> None:
+        init()
+        shell.user_ns.update(names)
+        shell.user_ns_hidden.update(names)
+
+    shell.init_user_ns = init_with_tools
+    shell.user_ns.update(names)
+    shell.user_ns_hidden.update(names)
 
 
 def with_hint(shell: Any, pip: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from .cell_memory import RunCell
 from .commands import load_commands
 from .errors import CommandError, SandboxKernelError
 from .frontend import Frontend
@@ -19,6 +22,17 @@ class KeyboardInterruptError(Exception):
 KeyboardInterruptError.__name__ = "KeyboardInterrupt"
 
 
+@contextmanager
+def _told(command: str) -> Iterator[None]:
+    """Give what is no error of ours the name of the command that failed of it."""
+    try:
+        yield
+    except SandboxKernelError:
+        raise
+    except Exception as exc:
+        raise CommandError(f"{' '.join(command.split()[:2])} failed: {exc!r}") from exc
+
+
 class CommandCell:
     """Runs the `%sandbox` lines of one request, one after the other; it is their CommandContext.
 
@@ -28,6 +42,8 @@ class CommandCell:
     def __init__(self, frontend: Frontend, session: SandboxSession, request: Request, *, silent: bool = False) -> None:
         self.request = request
         self.text = ""
+        self.rest: str | None = None
+        """What a command wants to be run in the sandbox as the rest of this cell."""
         self._frontend = frontend
         self._session = session
         self._silent = silent
@@ -35,22 +51,25 @@ class CommandCell:
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> BaseException | None:
-        """Run the lines until one fails; return what made it fail. Interrupting is a failure like others."""
-        self._task = asyncio.create_task(self._run_lines())
+        """Run the lines, then the command whose cell it is, until one fails; return what made it fail.
+
+        Interrupting is a failure like others.
+        """
+        self._task = asyncio.create_task(self._run_commands())
         await asyncio.wait([self._task])
         if self._task.cancelled():
             return KeyboardInterruptError("interrupted")
         return self._task.exception()
 
-    async def _run_lines(self) -> None:
-        run_line = load_commands()
+    async def _run_commands(self) -> None:
+        run_command = load_commands()
         for line in self.request.lines:
-            try:
-                await run_line(line, self)
-            except SandboxKernelError:
-                raise
-            except Exception as exc:
-                raise CommandError(f"%sandbox {line.split(maxsplit=1)[0] if line else ''} failed: {exc!r}") from exc
+            with _told(f"%sandbox {line}"):
+                await run_command(line, self)
+        if self.request.cell_command is not None:
+            line, body = self.request.cell_command
+            with _told(f"%%sandbox {line}"):
+                await run_command(line, self, body)
 
     def cancel(self) -> None:
         """Interrupt the command that runs."""
@@ -87,6 +106,20 @@ class CommandCell:
             self._frontend.publish("update_display_data" if update else "display_data", content, self.request.header)
         elif not display_id:
             self.text += str(data.get("text/plain", "")) + "\n"
+
+    def add_cell(self, text: str) -> None:
+        """Put a new cell below this one, with the reply."""
+        if self._silent:
+            self.text += f"{text}\n"
+        else:
+            self.request.payloads.append({"source": "set_next_input", "text": text, "replace": False})
+
+    def run_rest(self, code: str, on_ended: Callable[[RunCell], None] | None = None) -> None:
+        """Run code in the sandbox as the rest of this cell, when its commands are done."""
+        if self._silent or self.request.has_code or self.rest is not None:
+            raise CommandError("Only a command that is alone in its cell can run something behind itself.")
+        self.rest = code
+        self.request.on_ended = on_ended
 
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .errors import CommandError, ConfigurationError
 
 if TYPE_CHECKING:
+    from .cell_memory import RunCell
     from .session import SandboxSession
 
 GROUP = "sandbox_kernel.commands"
@@ -36,6 +37,19 @@ class CommandContext(Protocol):
 
         One with a DISPLAY_ID can be replaced later: ``update`` says that this call does so. It shows how far something
         has come, so a context that shows everything at the end leaves it out.
+        """
+
+    def add_cell(self, text: str) -> None:
+        """Put a new cell with this text below.
+
+        What a sandbox or a model wrote of it has to go through `guard.replies.without_commands` first.
+        """
+
+    def run_rest(self, code: str, on_ended: Callable[[RunCell], None] | None = None) -> None:
+        """Run code in the sandbox as the rest of this cell, when its commands are done; its output is the cell's.
+
+        `%sandbox` lines in it are not run. ``on_ended`` is told what became of it, and may still display something.
+        Raises CommandError where other code stands in the cell, or where there is no cell.
         """
 
     async def ask(self, prompt: str) -> str:
@@ -67,16 +81,22 @@ async def require_approval(context: CommandContext, action: str, question: str) 
         raise CommandError(f"`%sandbox {action}` was not confirmed; nothing was done.")
 
 
-RunLine = Callable[[str, CommandContext], Awaitable[None]]
-"""Runs the text after `%sandbox`. Raises CommandError or another error of the project's."""
+class RunCommand(Protocol):
+    """Runs commands."""
+
+    def __call__(self, line: str, context: CommandContext, body: str | None = None) -> Awaitable[None]:
+        """Run the text after `%sandbox`; or that after `%%sandbox`, with the ``body`` of the cell below it.
+
+        Raises CommandError or another error of the project's.
+        """
 
 
-def load_commands() -> RunLine:
-    """Return what runs command lines, from the installed entry point."""
+def load_commands() -> RunCommand:
+    """Return what runs commands, from the installed entry point."""
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=GROUP):
         module, _, name = entry.value.partition(":")
-        run_line: RunLine = getattr(import_module(module), name)
-        return run_line
+        run_command: RunCommand = getattr(import_module(module), name)
+        return run_command
     raise ConfigurationError("the %sandbox commands are not installed; install the package sandbox-kernel again")

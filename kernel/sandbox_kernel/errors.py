@@ -23,6 +23,8 @@
     │   ├── ToolDeniedError           the configuration, or the person who was asked, does not allow the call
     │   ├── ToolTimeoutError          a call took longer than it may
     │   └── ToolExecutionError        a tool ran and failed, or what it returned cannot travel
+    ├── GenerationError               no answer of a model, or none that can be used
+    │   └── ModelError                one model failed; has .reason, .model
     ├── TransferError                 a variable cannot travel into a sandbox or out of it
     └── CellError                     an exception in a cell, raised where the caller asked for that
 
@@ -152,6 +154,19 @@ class ToolTimeoutError(ToolError):
 
 class ToolExecutionError(ToolError):
     """A tool ran and failed, or what it returned cannot travel."""
+
+
+class GenerationError(SandboxKernelError):
+    """There is no answer of a model, or none that can be used; the message says what to do."""
+
+
+class ModelError(GenerationError):
+    """One model failed. ``reason`` decides whether another one is asked; see generation/models/base.py."""
+
+    def __init__(self, message: str, *, reason: str, model: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.model = model
 
 
 class TransferError(SandboxKernelError):

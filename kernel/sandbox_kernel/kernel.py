@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from traitlets import TraitError
 
 from . import answers
 from .cell_clock import CellClock
+from .cell_memory import run_cell
 from .cells import CommandCell, KeyboardInterruptError
 from .errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTimeoutError
 from .frontend import Frontend
@@ -286,7 +288,7 @@ class Kernel:
         if (
             self._open
             and request.subshell is None
-            and not (self._waiting or self._command_cell or self._settling or request.lines)
+            and not (self._waiting or self._command_cell or self._settling or request.has_commands)
         ):
             self._forward(request, envelope.SHELL)
             return
@@ -301,7 +303,7 @@ class Kernel:
         """Let go what waits, as far as it may."""
         while self._waiting and self._command_cell is None and self._settling is None:
             request = self._waiting[0]
-            if request.lines:
+            if request.has_commands:
                 if self._pending.cells:
                     return
                 self._waiting.popleft()
@@ -496,6 +498,11 @@ class Kernel:
         if b'"busy"' in bytes(message[3]):
             self._on_busy(request, topic, message)
         elif b'"idle"' in bytes(message[3]) and not request.idle:
+            if request.on_ended is not None and not request.ended and request.held_idle is None:
+                # What became of it is shown before, and only the reply tells it.
+                request.held_idle = lambda: self._on_status(request, topic, message)
+                asyncio.get_running_loop().call_later(REPLY_GRACE, self._on_no_reply, request)
+                return
             request.idle = True
             if not (request.deferred or request.failed):
                 self.frontend.broadcast(topic, message)
@@ -526,6 +533,7 @@ class Kernel:
             self._used = self._used or request.counts
             # Once: a cell that is said to begin again would never end otherwise.
             if not request.deferred and not self._clock.knows(request):
+                request.began = time.monotonic()
                 self._clock.start(request, self.session.execution_timeout, self._on_timeout)
             if request.notice:
                 self.frontend.publish("stream", {"name": "stderr", "text": request.notice}, request.header)
@@ -542,6 +550,8 @@ class Kernel:
             message = self._on_cell_reply(request, message)
         if not (request.deferred or request.failed):
             self.frontend.send(request.channel, request.idents, message)
+        if request.held_idle is not None:
+            request.held_idle()
         self._finish(request)
 
     def _on_cell_reply(self, request: Request, message: list[Buffer]) -> list[Buffer]:
@@ -552,10 +562,26 @@ class Kernel:
         if request.timed_out and content.get("status") == "error":
             content.update(answers.error(self._timeout_error()))
             message = [*message[:3], json.dumps(content).encode(), *message[4:]]
+        if request.payloads:
+            content["payload"] = [*content.get("payload", []), *request.payloads]
+            message = [*message[:3], json.dumps(content).encode(), *message[4:]]
+        self._note_end(request, content)
         if content.get("status") == "error" and request.stop_on_error and request.subshell is None:
             self._abort_waiting()
             self._settling = None if request.idle else request
         return message
+
+    def _note_end(self, request: Request, reply: Json) -> None:
+        """Remember once what became of a cell's code; who put that there shows it before the cell has ended."""
+        if request.ended or not (request.is_cell and request.counts):
+            return
+        request.ended = True
+        seconds = time.monotonic() - request.began if request.began else 0.0
+        cell = run_cell(request.code, seconds, reply)
+        if request.began:
+            self.session.cells.add(cell)
+        if request.on_ended is not None:
+            request.on_ended(cell)
 
     def _counted(self, execution_count: object) -> None:
         if isinstance(execution_count, int) and 0 <= execution_count < 1 << 53:
@@ -649,9 +675,9 @@ class Kernel:
         for request in self._pending.take_all():
             self._fail(request, error)
             told = told or (request.is_cell and request.counts)
-        waiting = [request for request in self._waiting if not request.lines]
+        waiting = [request for request in self._waiting if not request.has_commands]
         if not (lost and (self._command_cell is not None or self._renewing)):
-            self._waiting = deque(request for request in self._waiting if request.lines)
+            self._waiting = deque(request for request in self._waiting if request.has_commands)
             for request in waiting:
                 self._fail(request, error)
         for request in self._subshells.take_waiting():
@@ -674,6 +700,7 @@ class Kernel:
         self._clock.stop(request)
         content = answers.error(error)
         self._publish_status(request, "busy")
+        self._note_end(request, content)
         if not request.replied:
             if request.is_cell:
                 if not request.deferred:
@@ -721,11 +748,13 @@ class Kernel:
         rest_follows = False
         try:
             error = await cell.run()
-            rest_follows = error is None and request.has_code
-            if rest_follows:
+            rest_follows = error is None and (request.has_code or cell.rest is not None)
+            if not rest_follows:
+                self._end_command_cell(request, error)
+            elif cell.rest is None:
                 request.drop_commands()
             else:
-                self._end_command_cell(request, error)
+                request.replace_code(cell.rest)
         finally:
             self._command_cell = None
             if rest_follows:
@@ -737,7 +766,7 @@ class Kernel:
         if request.counts:
             self._count += 1
             self._uncounted = [*(self._uncounted or []), request.code]
-        content: Json = {"status": "ok", "execution_count": count, "payload": [], "user_expressions": {}}
+        content: Json = {"status": "ok", "execution_count": count, "user_expressions": {}, "payload": request.payloads}
         if error is not None:
             self.frontend.publish("error", answers.error(error), request.header)
             content.update(answers.error(error), status="error")

@@ -78,10 +78,14 @@ class Operation:
 
     async def ended(self) -> dict[str, Any]:
         """Return the last thing that is said. Raises what the operation failed of."""
+        return (await self.last())[0]
+
+    async def last(self) -> Said:
+        """Return the last thing that is said, and what belongs to it. Raises what the operation failed of."""
         while True:
-            event, _ = await self.next()
+            event, data = await self.next()
             if event.get("end"):
-                return event
+                return event, data
 
     def _error(self, code: str, reason: str) -> SandboxError:
         message = f"{self._subject}: {_EXPLANATIONS.get(code) or reason or code}."

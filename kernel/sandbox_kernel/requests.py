@@ -5,36 +5,51 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from .cell_memory import RunCell
 from .link.protocol import Buffer
 
 COMMAND = "%sandbox"
+CELL_COMMAND = "%%sandbox"
 MAX_SENT = 20_000
 """Requests that are remembered after they were done: outputs may name them later."""
 NOTEBOOK_VARIABLE = "__vsc_ipynb_file__"
 """What VS Code sets in a hidden cell to the notebook's path."""
 
 
+class CellCommand(NamedTuple):
+    """A cell that a command is given: what follows `%%sandbox` on its first line, and all below that."""
+
+    line: str
+    body: str
+
+
 class Request:
     """One request of a front end. ``frames`` are header, parent header, metadata, content, buffers as they came."""
 
     __slots__ = (
+        "began",
         "busy",
+        "cell_command",
         "channel",
         "code",
         "counts",
         "deferred",
         "echoed",
+        "ended",
         "failed",
         "frames",
+        "held_idle",
         "idents",
         "idle",
         "lines",
         "msg_id",
         "msg_type",
         "notice",
+        "on_ended",
+        "payloads",
         "questions",
         "replied",
         "stdin",
@@ -77,6 +92,18 @@ class Request:
         """Its text was published here, as it came."""
         self.lines: list[str] = []
         """The `%sandbox` lines at its beginning that have not been run yet."""
+        self.cell_command: CellCommand | None = None
+        """The `%%sandbox NAME` cell that it is, if that has not been run yet."""
+        self.payloads: list[dict[str, Any]] = []
+        """What its commands ask of the front end with its reply, such as a new cell."""
+        self.on_ended: Callable[[RunCell], None] | None = None
+        """Told what became of its code, before the front end is told that it ended."""
+        self.began = 0.0
+        """When its code began, in seconds of the monotonic clock."""
+        self.ended = False
+        """What became of its code has been noted."""
+        self.held_idle: Callable[[], None] | None = None
+        """Takes the idle status that came before its reply."""
 
     @property
     def header(self) -> Buffer:
@@ -105,22 +132,33 @@ class Request:
         self.stdin = bool(content.get("allow_stdin", False))
         if COMMAND in self.code:
             self.lines = leading_commands(self.code)
+            self.cell_command = cell_command(self.code)
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether something of it is to be run in the kernel process first."""
+        return bool(self.lines) or self.cell_command is not None
 
     @property
     def has_code(self) -> bool:
-        """Whether anything stands behind the `%sandbox` lines."""
-        return _end_of_commands(self.code) is not None
+        """Whether anything for the sandbox stands behind the `%sandbox` lines."""
+        return self.cell_command is None and _end_of_commands(self.code) is not None
 
     def drop_commands(self) -> None:
         """Empty the `%sandbox` lines, which have been run; line numbers stay, and a cell magic may follow."""
-        content = json.loads(bytes(self.frames[3]))
         lines = self.code.split("\n")
         for index in range(_end_of_commands(self.code) or 0):
             if _command(lines[index]) is not None:
                 lines[index] = ""
-        content["code"] = self.code = "\n".join(lines)
+        self.replace_code("\n".join(lines))
+
+    def replace_code(self, code: str) -> None:
+        """Give the sandbox this code. Commands in it, of whosever writing, are not looked for any more."""
+        content = json.loads(bytes(self.frames[3]))
+        content["code"] = self.code = code
         self.frames[3] = json.dumps(content).encode()
         self.lines = []
+        self.cell_command = None
 
 
 def told_notebook(code: str) -> str:
@@ -156,6 +194,26 @@ def leading_commands(code: str) -> list[str]:
     """Return what follows `%sandbox` on the lines with which a cell begins; blank and comment lines do not count."""
     lines = code.split("\n")[: _end_of_commands(code)]
     return [text for line in lines if (text := _command(line)) is not None]
+
+
+def cell_command(code: str) -> CellCommand | None:
+    """Return the `%%sandbox NAME` cell that stands behind the `%sandbox` lines; None where another thing does.
+
+    A `%%sandbox` without a name is none of ours: it is for the extension in ordinary kernels.
+    """
+    end = _end_of_commands(code)
+    if end is None:
+        return None
+    lines = code.split("\n")
+    magic, _, text = lines[end].strip().replace("\t", " ").partition(" ")
+    if magic != CELL_COMMAND or not names_command(text):
+        return None
+    return CellCommand(text.strip(), "\n".join(lines[end + 1 :]))
+
+
+def names_command(text: str) -> bool:
+    """Whether what follows `%%sandbox` is the name of a command, and not an option of the cell."""
+    return bool(text.strip()) and not text.lstrip().startswith("-")
 
 
 class PendingRequests:

@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from traitlets import Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config import Config
 from traitlets.config.configurable import Configurable
 
 from .bridge_events import Died, Finished, Operation, Output, Ready, ToolFrame, read_event
+from .cell_memory import CellMemory
 from .errors import (
     InvocationError,
     SandboxConnectionError,
@@ -47,12 +48,17 @@ from .shell_command import ShellCommand
 if TYPE_CHECKING:
     from .workspace.patterns import Patterns
 
+T = TypeVar("T")
+
 CLOSE_TIMEOUT = 0.5
 """Seconds that a closing session waits for what it does in the background."""
 AWAKE_AFTER = 0.05
 """Seconds after a resume in which a signal may still find threads stopped."""
 TELL_TIMEOUT = 5.0
 """Seconds that the inner kernel has to say which of the new packages it had imported."""
+MAX_UPLOADED = 100
+MAX_DESCRIPTION = 512 * 1024
+"""Bytes of what the sandbox says of its variables."""
 MAX_DEATHS = 3
 """Times in a row that the inner kernel may die before it was ready; then the sandbox is given up."""
 MAX_LIVES, LIVES_PERIOD = 20, 60.0
@@ -138,6 +144,11 @@ class SandboxSession(Configurable):
         self._provider = provider or create_provider(self.provider, self.config)
         self.guard = Guard(self._provider.name, config=config)
         """What of the sandbox's output may reach a front end."""
+        self.cells = CellMemory()
+        """The last cells that people ran."""
+        self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
+        """The last files that were uploaded, by their paths in the sandbox."""
+        self._companions: dict[Callable[[SandboxSession], Any], Any] = {}
         policy = RetryPolicy(self.start_attempts, self.retry_delay, self.retry_longest_delay, self.retry_jitter)
         self._retry = Retry(policy, sleep)
         self._state = State.INACTIVE
@@ -203,6 +214,13 @@ class SandboxSession(Configurable):
         """The running sandbox's files."""
         own = self._sandbox.files if self._sandbox else None
         return own or self._link_files
+
+    def companion(self, make: Callable[[SandboxSession], T]) -> T:
+        """Return what a family of commands keeps as long as this session lives, made by its first use."""
+        if make not in self._companions:
+            self._companions[make] = make(self)
+        found: T = self._companions[make]
+        return found
 
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
@@ -709,6 +727,25 @@ class SandboxSession(Configurable):
                 # It is stopped in a debugger, or was just ended; it looks for packages by itself when it goes on.
                 ended = {}
         return {**said, "imported": ended.get("imported", [])}
+
+    async def describe(self, **request: object) -> dict[str, Any]:
+        """Return what bridge/describing.py answers to a request, of whatever shape it is: a cell may have answered.
+
+        Raises InvocationError where no answer comes in time, or none that can be read, and SandboxConnectionError where
+        no sandbox is running.
+        """
+        with self._operations.begun("describe", request=request) as operation:
+            try:
+                _, data = await asyncio.wait_for(operation.last(), TELL_TIMEOUT)
+            except asyncio.TimeoutError:
+                raise InvocationError("The sandbox did not say in time what it has.", **self._ids()) from None
+        try:
+            answer = json.loads(bytes(data)) if len(data) <= MAX_DESCRIPTION else None
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or "failed" in answer:
+            raise InvocationError("The sandbox could not say what it has.", **self._ids())
+        return answer
 
     async def _run_packages(self, *arguments: str) -> dict[str, Any]:
         command = self._run("packages", arguments=arguments)

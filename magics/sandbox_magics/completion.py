@@ -11,7 +11,7 @@ from sandbox_kernel.errors import SandboxKernelError
 from sandbox_kernel.lifecycle import State
 
 from .notebook import DEFAULT_SESSION, Notebook
-from .registry import Command, all_commands
+from .registry import CellCommand, Command, all_cell_commands, all_commands
 
 IDENTIFIER = "sandbox_magics"
 LINE, CELL = MAGICS = ("%sandbox", "%%sandbox")
@@ -109,7 +109,13 @@ class Completer:
                 return providers(self._notebook)
             case ["-o"]:
                 return ()
-        return CELL_OPTIONS
+        match words:
+            case ["--session", _, *rest]:
+                words = rest
+        named = [one for one in all_cell_commands() if one.name in words[:1]]
+        if named:
+            return (option for one in named for option in options_of(one))
+        return CELL_OPTIONS if words else (*CELL_OPTIONS, *(one.name for one in all_cell_commands()))
 
     def _of_line(self, words: list[str], symbol: str) -> Iterable[str]:
         match words:
@@ -126,8 +132,8 @@ class Completer:
         return (*others, *(option for one in named for option in options_of(one)))
 
 
-def options_of(one: Command) -> Iterable[str]:
+def options_of(one: Command | CellCommand) -> Iterable[str]:
     """The long options of a command."""
-    if one.raw:
+    if isinstance(one, Command) and one.raw:
         return ["--help"]
     return [name for action in one.parser._actions for name in action.option_strings if name.startswith("--")]  # noqa: SLF001 - argparse has no public way

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import getpass
 from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from sandbox_kernel.cell_memory import RunCell
 from sandbox_kernel.errors import CellError, CommandError, SandboxKernelError
-from sandbox_kernel.library import InputRequest
+from sandbox_kernel.library import BlockingSandbox, InputRequest
+from sandbox_kernel.library.loop_thread import Turn
 from sandbox_kernel.library.outputs import Error, cell_error
+from sandbox_kernel.requests import names_command
 
 from .commands import run_line
 from .completion import IDENTIFIER, Completer
@@ -55,37 +59,63 @@ class SandboxMagics:
     def __init__(self, notebook: Notebook) -> None:
         self._notebook = notebook
 
-    def line(self, line: str) -> None:
+    def line(self, line: str) -> object:
         """Run a command about a sandbox of this notebook: %sandbox [--session NAME] COMMAND …; `%sandbox help`."""
         with _Told():
             session, command = session_of(line)
-            self._run_command(session, command)
+            return self._run_command(session, command)
 
     def cell(self, line: str, cell: str) -> object:
-        """Run the cell in a sandbox: %%sandbox [--session NAME] [--provider NAME] [-o NAME]."""
+        """Run the cell in a sandbox: %%sandbox [--session NAME] [--provider NAME] [-o NAME].
+
+        Or give it to a command: %%sandbox [--session NAME] COMMAND …; `%sandbox help` lists them.
+        """
         with _Told():
+            session, command = session_of(line)
+            if names_command(command):
+                return self._run_command(session, command, cell.removesuffix("\n"))
             if set(split(line)) & {"-h", "--help"}:
                 print(cell_parser().format_help())  # noqa: T201
                 return None
             arguments: Namespace = cell_parser().parse_args(split(line))
             sandbox = self._notebook.sandbox(arguments.session, arguments.provider)
-            screen = Screen(self._notebook.shell, arguments.session)
-            for output in sandbox.stream(cell, on_input=ask if self._notebook.can_ask else None):
-                screen.show(output)
-            if screen.error is not None:
-                raise cell_error(screen.error)
+            screen = self._run(sandbox, arguments.session, cell)
             self._notebook.shell.user_ns.update({name: sandbox.pull(name) for name in arguments.outputs})
             return screen.value
 
-    def _run_command(self, session: str, line: str) -> None:
+    def _run(self, sandbox: BlockingSandbox, session: str, code: str) -> Screen:
+        screen = Screen(self._notebook.shell, session)
+        for output in sandbox.stream(code, on_input=ask if self._notebook.can_ask else None):
+            screen.show(output)
+        if screen.error is not None:
+            raise cell_error(screen.error)
+        return screen
+
+    def _run_command(self, session: str, line: str, body: str | None = None) -> object:
         sandbox = self._notebook.sandbox(session)
         client = sandbox.sandbox.client
         turn = sandbox.turn()
         known = client.loss
-        turn.wait(run_line(line, NotebookContext(self._notebook, sandbox.sandbox, turn)))
+        context = NotebookContext(self._notebook, sandbox.sandbox, turn)
+        turn.wait(run_line(line, context, body))
         if known is None:
             # Who stops or restarts a sandbox need not be told that its variables are gone.
             client.loss = None
+        return None if context.rest is None else self._run_rest(session, sandbox, context, turn)
+
+    def _run_rest(self, session: str, sandbox: BlockingSandbox, context: NotebookContext, turn: Turn) -> object:
+        cells = context.session.cells
+        before = cells.total
+        try:
+            return self._run(sandbox, session, context.rest or "").value
+        finally:
+            if context.on_rest_ended is not None and cells.last is not None and cells.total > before:
+                turn.wait(_tell(context.on_rest_ended, cells.last))
+
+
+async def _tell(listener: Callable[[RunCell], None], cell: RunCell) -> None:
+    """Tell on the loop's thread, to which what listens belongs."""
+    listener(cell)
 
 
 class _Told:

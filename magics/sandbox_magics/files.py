@@ -56,6 +56,7 @@ async def upload(context: CommandContext, arguments: Namespace) -> None:
         for file in choice.files:
             progress.begin(shown(file.target))
             await context.session.files.write(file.target, _content(file, progress), mode=file.mode | 0o600)
+            context.session.uploaded.append(file.target)
     _summarize(context, "Uploaded", len(choice.files), choice.size, arguments.to or "the working folder")
     _write_left_out(context, choice.left_out)
 

@@ -6,16 +6,25 @@ from argparse import Namespace
 
 from sandbox_kernel.commands import CommandContext
 
-from .registry import all_commands, argument, command, find_command
+from .registry import all_cell_commands, all_commands, argument, command, find_command
 
 
 @command("help", argument("name", nargs="?", metavar="NAME", help="a command"))
 async def show_help(context: CommandContext, arguments: Namespace) -> None:
     """Show the commands, or how one is called."""
     if arguments.name:
-        context.write(f"{find_command(arguments.name).help}\n")
+        context.write(f"{_help_of(arguments.name)}\n")
         return
-    commands = all_commands()
-    width = max(len(one.name) for one in commands)
-    lines = [f"  {one.name:{width}}  {one.summary}" for one in commands]
-    context.write("\n".join(["%sandbox COMMAND …", *lines, "`%sandbox help COMMAND` tells more of one.", ""]))
+    commands = [(one.name, one.summary) for one in all_commands()]
+    cells = [(one.name, one.summary) for one in all_cell_commands()]
+    width = max(len(name) for name, _ in commands + cells)
+    lines = ["%sandbox COMMAND …", *(f"  {name:{width}}  {summary}" for name, summary in commands)]
+    if cells:
+        lines += ["%%sandbox COMMAND … with text below it, in a cell of its own"]
+        lines += [f"  {name:{width}}  {summary}" for name, summary in cells]
+    context.write("\n".join([*lines, "`%sandbox help COMMAND` tells more of one.", ""]))
+
+
+def _help_of(name: str) -> str:
+    cell_command = next((one for one in all_cell_commands() if one.name == name), None)
+    return cell_command.help if cell_command else find_command(name).help

@@ -11,6 +11,7 @@ from sandbox_kernel.errors import CommandError
 
 if TYPE_CHECKING:
     # Not imported by the kernel process, which has no use for them.
+    from sandbox_kernel.cell_memory import RunCell
     from sandbox_kernel.library import BlockingSandbox, Sandbox
     from sandbox_kernel.library.loop_thread import Turn
     from sandbox_kernel.session import SandboxSession
@@ -79,6 +80,9 @@ class NotebookContext:
         self._notebook = notebook
         self._turn = turn
         self.sandbox = sandbox
+        self.rest: str | None = None
+        """What a command wants to be run in the sandbox as the rest of the cell."""
+        self.on_rest_ended: Callable[[RunCell], None] | None = None
 
     @property
     def session(self) -> SandboxSession:
@@ -107,6 +111,16 @@ class NotebookContext:
         publish: Callable[..., None] = self._notebook.shell.display_pub.publish
         transient = {"display_id": display_id} if display_id else {}
         self._turn.tell(lambda: publish(data=data, metadata=metadata or {}, transient=transient, update=update))
+
+    def add_cell(self, text: str) -> None:
+        """Put a new cell with this text below."""
+        self._turn.tell(lambda: self._notebook.shell.set_next_input(text, replace=False))
+
+    def run_rest(self, code: str, on_ended: Callable[[RunCell], None] | None = None) -> None:
+        """Run code in the sandbox when the command is done; its output is the cell's."""
+        if self.rest is not None:
+            raise CommandError("Only one command in a cell can run something behind itself.")
+        self.rest, self.on_rest_ended = code, on_ended
 
     async def ask(self, prompt: str) -> str:
         """Ask the person in front of the notebook. Raises CommandError where nobody can answer."""

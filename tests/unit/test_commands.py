@@ -20,7 +20,7 @@ from sandbox_kernel.lifecycle import State, move
 from sandbox_kernel.session import SandboxSession, SessionInfo
 from sandbox_kernel.shell_command import ShellCommand
 from sandbox_magics.commands import run_line
-from sandbox_magics.registry import all_commands
+from sandbox_magics.registry import CellCommand, Command, all_cell_commands, all_commands
 
 
 class FakeSession:
@@ -363,16 +363,13 @@ class Event:
 
 
 def test_stub_knows_every_command_and_its_options() -> None:
-    options = {
-        one.name: tuple(
-            flag
-            for action in one.parser._actions
-            for flag in action.option_strings
-            if flag.startswith("--") and flag != "--help"
-        )
-        for one in all_commands()
-    }
-    assert options == stub.COMMANDS
+    assert {one.name: options_of(one) for one in all_commands()} == stub.COMMANDS
+    assert {one.name: options_of(one) for one in all_cell_commands()} == stub.CELL_COMMANDS
+
+
+def options_of(one: Command | CellCommand) -> tuple[str, ...]:
+    flags = (flag for action in one.parser._actions for flag in action.option_strings)
+    return tuple(flag for flag in flags if flag.startswith("--") and flag != "--help")
 
 
 def test_stub_completes_commands_and_options() -> None:
@@ -409,6 +406,8 @@ def test_stub_says_where_a_line_belongs() -> None:
         shell.magics["line", "sandbox"]("status")
     with pytest.raises(UsageError, match="every cell runs in the sandbox"):
         shell.magics["cell", "sandbox"]("", "x = 1")
+    with pytest.raises(UsageError, match="`%%sandbox generate` is run outside the sandbox"):
+        shell.magics["cell", "sandbox"]("generate", "x = 1")
 
 
 def test_errors_of_commands_belong_to_the_projects_tree() -> None:

@@ -37,7 +37,7 @@ def main() -> None:
     gc.disable()
     ready_fd = int(sys.argv.pop(1))
     os.set_inheritable(ready_fd, False)
-    from sandbox_kernel.bridge import debugging, packages, stub
+    from sandbox_kernel.bridge import debugging, describing, packages, stub
 
     # What lies beside this file is no business of a cell's.
     del sys.path[0]
@@ -77,6 +77,9 @@ def main() -> None:
     stub.register(app.kernel.shell, sys.argv[sys.argv.index("-f") + 1].removesuffix(".json") + "-tools")
     serve_beside_cells(app.kernel)
     app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
+    app.kernel.control_handlers["sandbox_describe_request"] = lambda *request: tell(
+        app.kernel, describing.describe, *request
+    )
     app.kernel.shell_handlers["sandbox_count_request"] = lambda *request: set_count(app.kernel, request[2])
     # Made by its first user, which must be this thread: a request for a subshell may already be waiting.
     getattr(getattr(app, "shell_channel_thread", None), "manager", None)
@@ -261,6 +264,15 @@ async def tell_imported(kernel: Any, stream: Any, ident: Any, request: dict[str,
     importlib.invalidate_caches()
     imported = [str(name) for name in request["content"]["modules"] if name in sys.modules]
     kernel.session.send(stream, "sandbox_installed_reply", {"imported": imported}, request, ident=ident)
+
+
+async def tell(kernel: Any, describe: Any, stream: Any, ident: Any, request: dict[str, Any]) -> None:
+    """Answer what `describe` says of the namespace; the user's own classes may make it fail in any way."""
+    try:
+        content = describe(kernel.shell, request["content"])
+    except Exception as exc:  # noqa: BLE001 - who asked is to get an answer
+        content = {"failed": f"{type(exc).__name__}: {exc}"[:200]}
+    kernel.session.send(stream, "sandbox_describe_reply", content, request, ident=ident)
 
 
 def set_count(kernel: Any, request: dict[str, Any]) -> None:

@@ -204,7 +204,7 @@ class Bridge:
         large = any(len(part) > SMALL for part in parts)
         sock.send_multipart([kind[1:], DELIMITER, b"", *parts[1:]], copy=not large)
 
-    def _on_command(self, command: dict[str, Any]) -> None:
+    def _on_command(self, command: dict[str, Any]) -> None:  # noqa: C901 - a table of commands
         match command["op"]:
             case "interrupt":
                 self._interrupt()
@@ -219,6 +219,8 @@ class Bridge:
                 self._run(command["id"], [*packages.PROGRAM, *command["arguments"]])
             case "installed":
                 self._tell_installed(command["id"], command["modules"])
+            case "describe":
+                self._describe(command["id"], command["request"])
             case "kill":
                 for running in self._commands.values():
                     if running.number == command["id"]:
@@ -270,6 +272,18 @@ class Bridge:
             self._ask("control", "sandbox_installed_request", {"modules": modules}, tell)
         else:
             tell(b"{}")
+
+    def _describe(self, number: int, request: dict[str, Any]) -> None:
+        """Let the kernel describe what it has; the answer is the operation's data."""
+        if self._inner.ready:
+            self._ask(
+                "control",
+                "sandbox_describe_request",
+                request,
+                lambda content: self._event("operation", content, id=number, end=True),
+            )
+        else:
+            self._event("operation", b'{"failed": "Python is being restarted"}', id=number, end=True)
 
     def _run(self, number: int, arguments: list[str]) -> None:
         try:

@@ -16,9 +16,14 @@ COMMANDS = {
     "diff": ("--stat",),
     "discard": (),
     "download": ("--to",),
+    "explain": ("--model", "--no-context", "--show-context"),
     "files": (),
+    "fix": ("--run", "--model", "--no-context", "--show-context"),
+    "forget": (),
     "help": (),
+    "history": ("--show",),
     "install": ("--requirement",),
+    "models": ("--check",),
     "pause": (),
     "pull": (),
     "push": (),
@@ -31,6 +36,9 @@ COMMANDS = {
     "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
+
+CELL_COMMANDS = {"generate": ("--run", "--model", "--no-context", "--show-context")}
+"""The same for `%%sandbox NAME` cells."""
 
 WITH_FILES = {"apply", "diff", "discard", "download", "files", "upload"}
 """Commands that are about files. Inside, the notebook's folder looks as it does to those on this machine."""
@@ -47,6 +55,7 @@ def register(shell: Any, tools: str) -> None:
     shell.register_magic_function(sandbox_line, "line", "sandbox")
     shell.register_magic_function(sandbox_cell, "cell", "sandbox")
     shell.set_hook("complete_command", complete, str_key="%sandbox")
+    shell.set_hook("complete_command", complete_cell, str_key="%%sandbox")
     shell.register_magic_function(with_hint(shell, shell.find_line_magic("pip")), "line", "pip")
 
 
@@ -149,8 +158,25 @@ def sandbox_line(line: str) -> NoReturn:
 
 
 def sandbox_cell(line: str, cell: str) -> NoReturn:  # noqa: ARG001
-    """Run a cell in a sandbox. For notebooks of an ordinary kernel; in this one every cell is."""
+    """Give a cell to a command: %%sandbox COMMAND; `%sandbox help` lists them.
+
+    Without a command: run the cell in a sandbox. For notebooks of an ordinary kernel; in this one every cell is.
+    """
+    if line.strip() and not line.lstrip().startswith("-"):
+        _refuse(
+            f"`%%sandbox {line.strip()}` is run outside the sandbox, where a person writes it as a cell's first line. "
+            "Code that runs in here cannot call it."
+        )
     _refuse("In this kernel every cell runs in the sandbox; remove the line %%sandbox. It is for ordinary kernels.")
+
+
+def complete_cell(shell: Any, event: Any) -> list[str]:  # noqa: ARG001
+    """Return what the word at the cursor of a `%%sandbox` line may be (hook `complete_command`)."""
+    words = event.text_until_cursor.split()[1:]
+    if words and not event.text_until_cursor[-1].isspace():
+        words.pop()
+    found = CELL_COMMANDS if not words else (*CELL_COMMANDS.get(words[0], ()), "--help")
+    return [name for name in found if name.startswith(event.symbol)]
 
 
 def complete(shell: Any, event: Any) -> list[str]:  # noqa: ARG001

@@ -95,6 +95,15 @@ def _clean_next_input(payload: Json) -> Json | None:
     text = payload.get("text")
     if type(text) is not str or len(text) > MAX_CELL:
         return None
+    return {
+        "source": "set_next_input",
+        "text": MARK + without_commands(text),
+        "replace": payload.get("replace") is True,
+    }
+
+
+def without_commands(text: str) -> str:
+    """Return the text of a cell that somebody else wrote, with the `%sandbox` lines that would act as comments."""
     lines = text.split("\n")
     for index, line in enumerate(lines):
         if line.strip() and not line.lstrip().startswith("#") and not line.strip().startswith(_COMMANDS):
@@ -102,4 +111,4 @@ def _clean_next_input(payload: Json) -> Json | None:
         if line.strip().startswith(_COMMANDS):
             # A comment line before it does not keep it from being a command.
             lines[index] = f"# {line}"
-    return {"source": "set_next_input", "text": MARK + "\n".join(lines), "replace": payload.get("replace") is True}
+    return "\n".join(lines)

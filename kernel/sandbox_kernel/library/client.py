@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sandbox_kernel.cell_clock import CellClock
+from sandbox_kernel.cell_memory import run_cell
 from sandbox_kernel.errors import (
     CommandError,
     InvocationError,
@@ -133,6 +134,11 @@ class Cell:
         """Take the reply's content; return whether the cell is done."""
         self._reply = content
         return self._idle
+
+    @property
+    def reply(self) -> Json:
+        """The reply's content; empty where none came."""
+        return self._reply or {}
 
     def take_idle(self) -> bool:
         """Take the idle status; return whether the cell is done."""
@@ -303,6 +309,8 @@ class Client:
         self._current = None
         self._question = b""
         cell.finish(error)
+        if cell.began and not cell.hidden:
+            self.session.cells.add(run_cell(cell.code, cell.finished - cell.began, cell.reply))
         self._log("cell_ended", cell, error=str(error or ""))
         self.look_again()
         self._advance()

@@ -1,0 +1,223 @@
+"""What a model is told of the notebook. Everything here came out of a sandbox: it is cut, and it is data."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from sandbox_kernel.cell_memory import RunCell
+from sandbox_kernel.errors import NotFoundError, SandboxError
+from sandbox_kernel.lifecycle import State
+from sandbox_kernel.session import SandboxSession
+
+from .redaction import HIDDEN, is_secret_name
+from .settings import Generation
+from .text import fenced, one_line
+
+MAX_VARIABLES = 100
+MAX_FILES = 100
+MAX_CELLS = 6
+MAX_CELL = 4000
+"""Characters of a cell, or of a traceback, that are sent."""
+MAX_HEADS = 5
+MAX_ROW = 400
+"""Characters of a row of a data file."""
+FILES_TIMEOUT = 5.0
+"""Seconds in which the sandbox must have told of its files."""
+TABLES = (".csv", ".tsv")
+FILE_NAME = re.compile(
+    r"(?<![\w/.])(?:[\w.-]+/)*[\w-][\w.-]*\.(?:csv|tsv|jsonl?|xlsx?|parquet|feather|txt|xml|ya?ml|sqlite|db|h5|npy|npz|"
+    r"png|jpe?g|zip|gz)(?!\w)",
+    re.IGNORECASE,
+)
+"""A file that a person or a cell names."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of the sandbox."""
+
+    name: str
+    type: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first lines of a data file."""
+
+    path: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NotebookContext:
+    """What there is; sequences are in the order in which they are told."""
+
+    python: str = ""
+    packages: tuple[str, ...] = ()
+    variables: tuple[Variable, ...] = ()
+    files: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
+    cells: tuple[RunCell, ...] = ()
+    """Oldest first."""
+    absent: tuple[str, ...] = ()
+    """Files that the request names and that are not there."""
+    unknown: str = ""
+    """Why the sandbox could not be asked; "" if it was."""
+
+    def text(self, size: int) -> str:
+        """Return it as Markdown, of about so many characters at most: what matters least is left out first."""
+        whole = self
+        text = _text(whole)
+        while len(text) > size:
+            shorter = whole.shortened()
+            if shorter is None:
+                return text[:size]
+            whole = shorter
+            text = _text(whole)
+        return text
+
+    def shortened(self) -> NotebookContext | None:
+        """Return it with less; None if nothing is left to leave out."""
+        if len(self.cells) > 1:
+            return replace(self, cells=self.cells[1:])
+        if len(self.files) > 10:
+            return replace(self, files=self.files[: len(self.files) // 2])
+        if len(self.variables) > 10:
+            return replace(self, variables=self.variables[: len(self.variables) // 2])
+        if self.heads:
+            return replace(self, heads=self.heads[:-1])
+        if self.packages or self.files or self.cells or self.variables:
+            return NotebookContext(self.python, variables=self.variables[: len(self.variables) // 2])
+        return None
+
+
+async def gather(session: SandboxSession, settings: Generation, prompt: str) -> NotebookContext:
+    """Ask a sandbox that runs what it has; one that does not, has nothing."""
+    cells = tuple(session.cells)[-MAX_CELLS:]
+    named = _named_files([prompt])
+    known = NotebookContext(cells=cells)
+    if session.state is not State.ACTIVE:
+        return replace(known, unknown="no sandbox is running")
+    try:
+        said = await session.describe(values=settings.send_values)
+    except SandboxError as exc:
+        known = replace(known, unknown=one_line(str(exc), 200))
+    else:
+        known = replace(
+            known,
+            python=one_line(said.get("python"), 40),
+            packages=tuple(one_line(name, 40) for name in _list(said.get("packages"), 100)),
+            variables=tuple(_variables(said.get("variables"), values=settings.send_values)),
+        )
+    looked_at = [*named, *_named_files(cell.code for cell in cells), *session.uploaded]
+    try:
+        files = await asyncio.wait_for(_files(session, looked_at, settings.preview_rows), FILES_TIMEOUT)
+    except (SandboxError, asyncio.TimeoutError) as exc:
+        return replace(known, unknown=known.unknown or f"its files could not be listed: {one_line(str(exc), 200)}")
+    absent = tuple(name for name in named if name not in files.there)
+    return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=absent)
+
+
+# ---- what the sandbox says
+
+
+def _variables(said: object, *, values: bool) -> Iterable[Variable]:
+    for entry in _list(said, MAX_VARIABLES):
+        if not (isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)):
+            continue
+        name, kind, detail = entry
+        if values and is_secret_name(name):
+            detail = HIDDEN
+        # Rows of a table keep their lines only in a preview.
+        yield Variable(one_line(name, 80), one_line(kind, 160), one_line(detail, 4000))
+
+
+def _list(said: object, limit: int) -> list[object]:
+    return said[:limit] if isinstance(said, list) else []
+
+
+@dataclass
+class _Files:
+    names: list[str] = field(default_factory=list)
+    """For people and models, with sizes."""
+    there: set[str] = field(default_factory=set)
+    """Those that were asked for and are there."""
+    heads: list[Head] = field(default_factory=list)
+
+
+async def _files(session: SandboxSession, looked_at: Sequence[str], rows: int) -> _Files:
+    found = _Files()
+    async with aclosing(session.files.list("*", limit=100_000)) as entries:
+        async for entry in entries:
+            found.names.append(_file(entry.path, entry.kind, entry.size))
+            if len(found.names) >= MAX_FILES:
+                break
+    for path in dict.fromkeys(looked_at):
+        try:
+            await _look_at(session, path, rows, found)
+        except NotFoundError:
+            continue
+        except SandboxError:
+            # It is there, and cannot be read.
+            found.there.add(path)
+    return found
+
+
+def _file(path: str, kind: str, size: int) -> str:
+    name = one_line(path, 200)
+    return f"{name}/" if kind == "folder" else f"{name} ({size} bytes)"
+
+
+async def _look_at(session: SandboxSession, path: str, rows: int, found: _Files) -> None:
+    """Note that a file is there, and its first lines if it is a table. Raises NotFoundError."""
+    content = b""
+    async with aclosing(session.files.read(path)) as pieces:
+        async for piece in pieces:
+            content = piece
+            break
+    found.there.add(path)
+    if path.lower().endswith(TABLES) and len(found.heads) < MAX_HEADS:
+        lines = content[: (rows + 1) * MAX_ROW].decode(errors="replace").splitlines()[: rows + 1]
+        found.heads.append(Head(one_line(path, 200), tuple(one_line(line, MAX_ROW) for line in lines)))
+
+
+def _named_files(texts: Iterable[str]) -> list[str]:
+    """Return the files that texts name; addresses on the web are none."""
+    names = (found.group() for text in texts for found in FILE_NAME.finditer(text))
+    return list(dict.fromkeys(names))[:20]
+
+
+# ---- as text
+
+
+def _text(context: NotebookContext) -> str:
+    parts = ["# The notebook", ""]
+    if context.unknown:
+        parts += [f"Variables and files are not known: {context.unknown}.", ""]
+    if context.python:
+        parts += [f"Python {context.python}. Packages that are installed: {', '.join(context.packages) or 'none'}.", ""]
+    if context.variables:
+        lines = (f"- {one.name}: {one.type}" + (f"; {one.detail}" if one.detail else "") for one in context.variables)
+        parts += ["## Variables, the newest first", "", *lines, ""]
+    if context.files:
+        parts += ["## Files in the working folder", "", *(f"- {name}" for name in context.files), ""]
+    for head in context.heads:
+        parts += [f"## The first lines of {head.path}", "", fenced("\n".join(head.lines)), ""]
+    if context.absent:
+        parts += [f"These files are not there: {', '.join(context.absent)}.", ""]
+    if context.cells:
+        parts += ["## The last cells, oldest first", "", *(_cell(cell) for cell in context.cells)]
+    return "\n".join(parts)
+
+
+def _cell(cell: RunCell) -> str:
+    code = fenced(cell.code[:MAX_CELL], "python")
+    if not cell.failed:
+        return f"{code}\n"
+    said = f"It ended by {one_line(cell.error, 100)}: {one_line(cell.message, 500)}"
+    return f"{code}\n\n{said}\n\n{fenced(cell.traceback[-MAX_CELL:])}\n"

@@ -1,0 +1,205 @@
+"""Services that speak OpenAI's chat completions, as Ollama, vLLM, llama.cpp and others do; through httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from traitlets import Unicode, default
+
+from .base import End, Model, ModelRequest, Piece, Reason, Text, whole
+
+if TYPE_CHECKING:
+    import httpx
+
+REASONS = {
+    401: Reason.CREDENTIALS,
+    403: Reason.DENIED,
+    404: Reason.UNAVAILABLE,
+    408: Reason.TIMEOUT,
+    429: Reason.THROTTLED,
+}
+"""By HTTP status; from 500 on the service is unavailable, and what else is refused is the request's fault."""
+MAX_LINE = 1024 * 1024
+"""Characters of one event."""
+MAX_ERROR = 20_000
+"""Bytes of an error's body that are read."""
+
+
+class OpenAIModel(Model):
+    """A model behind an OpenAI-compatible address."""
+
+    endpoint_url = Unicode(
+        "http://localhost:11434/v1",
+        config=True,
+        help="The address with its version, as in https://api.openai.com/v1. Default: Ollama on this machine.",
+    )
+    api_key_variable = Unicode(
+        "OPENAI_API_KEY",
+        config=True,
+        help="The environment variable that holds the key; it is sent only to an endpoint_url that you have set.",
+    )
+    api_key = Unicode()
+    """From the environment, see api_key_variable."""
+
+    @default("api_key")
+    def _key_from_environment(self) -> str:
+        # A key of another service's is no business of a server on this machine.
+        is_default = self.endpoint_url == self.traits()["endpoint_url"].default_value
+        return "" if is_default else os.environ.get(self.api_key_variable, "")
+
+    @property
+    def place(self) -> str:
+        return self.endpoint_url
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
+        # In a thread: httpx is imported there, and reads the system's certificates.
+        client = await asyncio.to_thread(self._client)
+        with self._told():
+            async with (
+                client,
+                client.stream("POST", self._address, json=self._body(request), headers=self._headers) as response,
+            ):
+                if response.status_code != 200:
+                    raise self.error(_reason(response.status_code), await _complaint(response))
+                end = End()
+                async for event in self._events(response):
+                    end = _noted(event, end)
+                    text = _text(event)
+                    if text:
+                        yield Text(text)
+        yield end
+
+    def _client(self) -> httpx.AsyncClient:
+        with self._told():
+            import httpx
+
+            return httpx.AsyncClient(timeout=self.request_timeout, follow_redirects=False)
+
+    @property
+    def _address(self) -> str:
+        return f"{self.endpoint_url.rstrip('/')}/chat/completions"
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        # Not compressed: a few bytes could become any number.
+        return {**key, "Accept": "text/event-stream", "Accept-Encoding": "identity"}
+
+    def _body(self, request: ModelRequest) -> dict[str, Any]:
+        said = [{"role": one.role, "content": one.text} for one in request.messages]
+        return {
+            "model": self.model,
+            "messages": [{"role": "system", "content": request.system}, *said],
+            "max_tokens": min(request.max_tokens, self.max_tokens),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+    async def _events(self, response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+        """Yield the events of a stream. Raises ModelError where it does not end as one should."""
+        finished = False
+        async for line in _lines(response):
+            if len(line) > MAX_LINE:
+                raise self.error(Reason.BROKEN, "an event is too long")
+            if not line.startswith("data:"):
+                continue
+            data = line[5:].strip()
+            if data == "[DONE]":
+                return
+            event = json.loads(data)
+            if not isinstance(event, dict):
+                raise self.error(Reason.BROKEN, "an event is no object")
+            if "error" in event:
+                raise self._stream_error(event["error"])
+            finished = finished or bool(_choice(event).get("finish_reason"))
+            yield event
+        # Some servers leave the last line out.
+        if not finished:
+            raise self.error(Reason.BROKEN)
+
+    def _stream_error(self, error: Any) -> Exception:
+        said = error if isinstance(error, dict) else {"message": error}
+        code = said.get("code")
+        reason = _reason(code) if isinstance(code, int) else Reason.BROKEN
+        return self.error(reason, str(said.get("message", "")))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn httpx's errors into ours."""
+        try:
+            import httpx
+        except ImportError as exc:
+            raise self.error(Reason.UNAVAILABLE, f"httpx is not installed ({exc})") from exc
+        try:
+            yield
+        except httpx.TimeoutException as exc:
+            raise self.error(Reason.TIMEOUT) from exc
+        except (httpx.RemoteProtocolError, httpx.ReadError) as exc:
+            raise self.error(Reason.BROKEN, str(exc)) from exc
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise self.error(Reason.UNAVAILABLE, str(exc)) from exc
+        except (ValueError, RecursionError) as exc:
+            raise self.error(Reason.BROKEN, "it sent what is no JSON") from exc
+
+
+def _reason(status: int) -> Reason:
+    if status >= 500:
+        return Reason.UNAVAILABLE
+    return REASONS.get(status, Reason.REFUSED)
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Yield the lines of a response; its sender may make one as long as he likes, and that ends it."""
+    rest = ""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    async for piece in response.aiter_raw():
+        *lines, rest = (rest + decoder.decode(piece)).split("\n")
+        for line in lines:
+            yield line.rstrip("\r")
+        if len(rest) > MAX_LINE:
+            yield rest
+            return
+    if rest:
+        yield rest
+
+
+async def _complaint(response: httpx.Response) -> str:
+    """Return what an error's body says, as far as it is read."""
+    body = b""
+    async for piece in response.aiter_raw():
+        body += piece
+        if len(body) > MAX_ERROR:
+            break
+    try:
+        said = json.loads(body)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return body[:300].decode(errors="replace")
+    return str(said.get("message", "")) if isinstance(said, dict) else str(said)
+
+
+def _choice(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the event's first choice; empty where it has none, as the last one of a stream."""
+    choices = event.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else {}
+    return first if isinstance(first, dict) else {}
+
+
+def _text(event: dict[str, Any]) -> str:
+    delta = _choice(event).get("delta")
+    text = delta.get("content") if isinstance(delta, dict) else None
+    return text if isinstance(text, str) else ""
+
+
+def _noted(event: dict[str, Any], end: End) -> End:
+    """Return what is known of an answer's end after one more event."""
+    usage = event.get("usage")
+    cut = end.cut or _choice(event).get("finish_reason") == "length"
+    if not isinstance(usage, dict):
+        return End(end.input_tokens, end.output_tokens, cut)
+    return End(whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens")), cut)

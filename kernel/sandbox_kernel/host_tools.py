@@ -76,6 +76,9 @@ class HostTools(Protocol):
     def on_lost(self) -> None:
         """The sandbox is gone, and with it everybody who waits for an answer."""
 
+    async def close(self) -> None:
+        """The session is closed for good. Idempotent."""
+
 
 class Cells(Protocol):
     """Who knows the cells: the kernel, or the library's client."""
@@ -135,24 +138,31 @@ class LateTools:
         if self._loaded is not None:
             self._loaded.on_lost()
 
+    async def close(self) -> None:
+        if self._loaded is not None:
+            await self._loaded.close()
+
 
 class NoTools:
     """Says that there are none, or why there are none (contract `HostTools`)."""
 
     def __init__(self, session: ToolSession, reason: str) -> None:
         self._session = session
-        self._reason = reason
+        self.reason = reason
 
     def on_frame(self, connection: int, data: Buffer) -> None:
         number = asked_number(data)
         if number is not None:
-            said = {"id": number, "do": "error", "error": "UnknownToolError", "message": self._reason}
+            said = {"id": number, "do": "error", "error": "UnknownToolError", "message": self.reason}
             text = json.dumps(said).encode()
             if self._session.tool_backlog < MAX_UNREAD:
                 self._session.send_tool_frame(connection, [FRAME.pack(len(text), 0), text])
 
     def on_lost(self) -> None:
         """Nobody waits here."""
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 MAX_UNREAD = 1024 * 1024

@@ -107,7 +107,7 @@ class Kernel:
         from .tools import ToolRegistry
 
         try:
-            return ToolRegistry(config=self.session.config).attach(self.session, self._tool_cells)
+            return ToolRegistry.of_config(self.session.config).attach(self.session, self._tool_cells)
         except TraitError as exc:
             return NoTools(self.session, f"the configuration of the tools cannot be used: {exc}")
 

@@ -576,6 +576,8 @@ class SandboxSession(Configurable):
         if self._state is not State.CLOSED:
             self._move(State.CLOSED)
             await self._close_sandbox()
+            if self.host_tools is not None:
+                await self.host_tools.close()
             if self._tasks:
                 # The records' last words; a task that hangs is not waited for.
                 await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandbox_kernel.commands import CommandContext
 
 # Imported for their commands: a new family is a file and its name here.
-from . import files, generate, generated, help, install, lifecycle, shell, status, variables, workspace  # noqa: A004, F401
+from . import files, generate, generated, help, install, lifecycle, shell, status, tool_calls, variables, workspace  # noqa: A004, F401
 from .registry import find_cell_command, find_command, split, wants_help
 
 

@@ -74,7 +74,8 @@ def main() -> None:
     # It ends with the bridge, also where no namespace ends it.
     app.parent_handle = os.getppid()
     app.initialize(sys.argv[1:])
-    stub.register(app.kernel.shell, sys.argv[sys.argv.index("-f") + 1].removesuffix(".json") + "-tools")
+    stub.register(app.kernel.shell)
+    stub.add_tools(app.kernel.shell, sys.argv[sys.argv.index("-f") + 1].removesuffix(".json") + "-tools")
     serve_beside_cells(app.kernel)
     app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
     app.kernel.control_handlers["sandbox_describe_request"] = lambda *request: tell(

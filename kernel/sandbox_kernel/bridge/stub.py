@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 COMMANDS = {
     "apply": (),
+    "context": ("--clear",),
     "diff": ("--stat",),
     "discard": (),
     "download": ("--to",),
@@ -33,6 +34,7 @@ COMMANDS = {
     "start": (),
     "status": ("--log",),
     "stop": (),
+    "tools": ("--all",),
     "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
@@ -49,9 +51,8 @@ This sandbox has no network, so pip cannot fetch packages in it. `%sandbox insta
 cell, fetches them outside and installs them in the sandbox."""
 
 
-def register(shell: Any, tools: str) -> None:
-    """Add the magics, the completion of their names, and `tools` to an IPython shell; ``tools`` is a socket's path."""
-    add_tools(shell, tools)
+def register(shell: Any) -> None:
+    """Add the magics, and the completion of their names, to an IPython shell."""
     shell.register_magic_function(sandbox_line, "line", "sandbox")
     shell.register_magic_function(sandbox_cell, "cell", "sandbox")
     shell.set_hook("complete_command", complete, str_key="%sandbox")

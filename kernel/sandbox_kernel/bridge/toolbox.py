@@ -439,8 +439,9 @@ class Names:
         rows = self._rows()
         if not rows:
             return f"no {self._kind}s may be used here"
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
-        return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows)
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ("  ".join(f"{text:{width}}" for text, width in zip(row, widths)) for row in rows)  # noqa: B905 - as long
+        return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
         rows = self._rows()

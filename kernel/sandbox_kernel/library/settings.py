@@ -14,7 +14,13 @@ from sandbox_kernel.configuration import check, load_configuration
 from sandbox_kernel.errors import ConfigurationError
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.providers.base import Provider
-from sandbox_kernel.providers.registry import create_provider, find_provider, provider_classes, provider_name
+from sandbox_kernel.providers.registry import (
+    SECTIONS,
+    create_provider,
+    find_provider,
+    provider_classes,
+    provider_name,
+)
 from sandbox_kernel.recording import Recorder
 from sandbox_kernel.session import SandboxSession, SessionListener
 
@@ -35,7 +41,7 @@ def make_session(
     name = provider_name(config)
     chosen = find_provider(name)
     _set(config, chosen, options or {})
-    known = {*provider_classes(config), "SandboxSession", "EventLog"}
+    known = {*provider_classes(config), *SECTIONS}
     check(config, [chosen, SandboxSession, EventLog], said, names=known)
     directory = directory or Path.cwd()
     try:
@@ -53,7 +59,7 @@ def allowed_providers(argv: Sequence[str] = ()) -> list[str]:
     config, said = load_configuration(argv)
     if said.error is not None:
         raise said.error
-    check(config, [SandboxSession], said, names={*provider_classes(config), "EventLog"})
+    check(config, [SandboxSession], said, names={*provider_classes(config), *SECTIONS})
     own = provider_name(config)
     session = config.get("SandboxSession", Config())
     return [own, *(name for name in session.get("allowed_providers", []) if name != own)]

@@ -8,7 +8,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -127,6 +127,26 @@ class ToolCalls:
         """The sandbox is gone."""
         for task in self._under_way.values():
             task.cancel()
+
+    async def close(self) -> None:
+        """End what runs, and the registry with its servers where it belongs to this session."""
+        self.on_lost()
+        if self._audit is not None:
+            self._audit.close()
+        if self.registry.of_session:
+            await self.registry.close()
+
+    def narrow(self, patterns: Iterable[str], known: Iterable[str]) -> None:
+        """Let cells use those tools only that match one of the patterns. Raises UnknownToolError where none does."""
+        names = list(known)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UnknownToolError(f"There is no tool {pattern!r}; there are: {', '.join(names) or 'none'}.")
+        self.available = frozenset(patterns)
+
+    def may_use(self, name: str) -> bool:
+        """Whether the session's cells may use a tool of that name."""
+        return self._may_use(name, None)
 
     def _done(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
         self._under_way.pop(key, None)

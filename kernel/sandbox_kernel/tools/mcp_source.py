@@ -6,8 +6,10 @@ import asyncio
 import base64
 import logging
 import re
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, TextIO
 
 from sandbox_kernel.errors import ConfigurationError, ToolExecutionError
 
@@ -34,6 +36,8 @@ class McpServer:
         self._client: Any = None
         self._ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # What a server writes there would stand in the notebook's server's log, if anywhere.
+        self._complaints: TextIO = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open while it runs
 
     async def start(self) -> list[Any]:
         """Connect; return the server's tools, as the package describes them. Raises ConfigurationError."""
@@ -45,14 +49,15 @@ class McpServer:
             return await ready
         reason = f"it did not answer within {START_TIMEOUT:g} s"
         if self._task.done() and (error := self._task.exception()) is not None:
-            reason = _reason(error)
+            reason = _reason(error) + self._last_words()
         await self.close()
         raise ConfigurationError(f"Tools.mcp_servers: the server {self._name!r} cannot be used: {reason}.")
 
     async def _run(self, ready: asyncio.Future[list[Any]]) -> None:
         from mcp import Client
 
-        async with Client(self._target()) as client:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(Client(await self._target(stack)))
             self._client = client
             found: list[Any] = []
             page = await client.list_tools()
@@ -64,20 +69,22 @@ class McpServer:
             ready.set_result(found)
             await self._ending.wait()
 
-    def _target(self) -> Any:
+    async def _target(self, stack: AsyncExitStack) -> Any:
         # What the package logs would otherwise reach the notebook's standard error.
         logging.getLogger("mcp").setLevel(logging.CRITICAL)
         if "url" in self._entry:
             from mcp.client.streamable_http import streamable_http_client
             from mcp.shared._httpx_utils import create_mcp_http_client
 
-            client = create_mcp_http_client(headers=dict(self._entry.get("headers") or {}))
+            made = create_mcp_http_client(headers=dict(self._entry.get("headers") or {}))
+            client = await stack.enter_async_context(made)
             return streamable_http_client(str(self._entry["url"]), http_client=client)
-        from mcp import StdioServerParameters
+        from mcp import StdioServerParameters, stdio_client
 
         program, *arguments = [str(word) for word in self._entry["command"]]
         environment = {str(key): str(value) for key, value in (self._entry.get("env") or {}).items()}
-        return StdioServerParameters(command=program, args=arguments, env=environment)
+        server = StdioServerParameters(command=program, args=arguments, env=environment)
+        return stdio_client(server, errlog=self._complaints)
 
     async def call(self, name: str, arguments: Arguments, context: RuntimeContext) -> Any:
         """Call a tool. Raises ToolExecutionError with what the server says."""
@@ -113,6 +120,12 @@ class McpServer:
                 # Looked at, whatever it is: nobody waits for it any more.
                 self._task.exception()
         self._client = None
+        self._complaints.close()
+
+    def _last_words(self) -> str:
+        self._complaints.seek(0)
+        lines = self._complaints.read()[-2000:].strip().splitlines()
+        return f" (it wrote: {lines[-1][:300]})" if lines else ""
 
 
 def _reason(error: BaseException) -> str:

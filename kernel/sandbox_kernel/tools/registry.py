@@ -29,6 +29,8 @@ class ToolRegistry:
     def __init__(self, settings: Tools | None = None, *, config: Config | None = None) -> None:
         """Without arguments it is empty; with the configuration's it has the tools that are named there."""
         self.settings = settings or Tools(config=config)
+        self.of_session = False
+        """Whether it ends with the session that it serves."""
         self.version = 0
         """Grows with each change."""
         self._tools: dict[tuple[str, str], Tool] = {}
@@ -47,7 +49,14 @@ class ToolRegistry:
             raise said.error
         if "Tools" in config:
             check(config.__class__({"Tools": config.Tools}), [Tools], said)
-        return cls(config=config)
+        return cls.of_config(config)
+
+    @classmethod
+    def of_config(cls, config: Config) -> ToolRegistry:
+        """Return the tools of a configuration that was read; they end with their session. Raises TraitError."""
+        made = cls(config=config)
+        made.of_session = True
+        return made
 
     # ---- registering
 

@@ -17,6 +17,7 @@ from kernel_bench.process import Contender
 from kernel_bench.results import Row
 from kernel_bench.start import restarts, starts, ten_at_once
 from kernel_bench.throughput import throughput
+from kernel_bench.tools import tools
 
 Measurement = Callable[[Sequence[Contender], Effort], Iterator[Row]]
 
@@ -35,6 +36,7 @@ CATALOGUE: Mapping[str, Measurement] = {
     "comm": echoes,
     "interrupt": interrupts,
     "files": files,
+    "tools": tools,
     "memory": memory,
     "idle": idle,
 }

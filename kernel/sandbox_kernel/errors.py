@@ -18,6 +18,10 @@
     ├── CommandError                  a `%sandbox` command was called wrongly
     ├── ToolError                     something about a tool; has .correlation_id
     │   ├── ToolRegistrationError     a tool cannot be registered as it is
+    │   │   └── ToolValidationError   its code breaks rules; has .findings
+    │   ├── ToolOwnershipError        it is somebody else's
+    │   ├── ToolStorageError          a store of tools cannot be used
+    │   │   └── ToolConflictError     somebody else changed it meanwhile
     │   ├── UnknownToolError          there is no such tool, or it may not be used here
     │   ├── ToolArgumentsError        the arguments are not what the tool's schema describes
     │   ├── ToolDeniedError           the configuration, or the person who was asked, does not allow the call
@@ -33,6 +37,8 @@ sentence that says what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class SandboxKernelError(Exception):
@@ -134,6 +140,26 @@ class ToolError(SandboxKernelError):
 
 class ToolRegistrationError(ToolError):
     """A tool cannot be registered as it is; the message says what to change."""
+
+
+class ToolValidationError(ToolRegistrationError):
+    """A tool's code breaks rules. ``findings`` say which, and where."""
+
+    def __init__(self, message: str, findings: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
+
+
+class ToolOwnershipError(ToolError):
+    """The tool is somebody else's."""
+
+
+class ToolStorageError(ToolError):
+    """A store of tools cannot be used; the message says why."""
+
+
+class ToolConflictError(ToolStorageError):
+    """Somebody else changed the tool meanwhile."""
 
 
 class UnknownToolError(ToolError):

@@ -105,9 +105,12 @@ class Kernel:
 
     def _load_tools(self) -> HostTools:
         from .tools import ToolRegistry
+        from .tools.serving import live_tools_of
 
         try:
-            return ToolRegistry.of_config(self.session.config).attach(self.session, self._tool_cells)
+            registry = ToolRegistry.of_config(self.session.config)
+            registry.live_source = live_tools_of(self.session)
+            return registry.attach(self.session, self._tool_cells)
         except TraitError as exc:
             return NoTools(self.session, f"the configuration of the tools cannot be used: {exc}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -216,7 +217,10 @@ class SandboxSession(Configurable):
         return own or self._link_files
 
     def companion(self, make: Callable[[SandboxSession], T]) -> T:
-        """Return what a family of commands keeps as long as this session lives, made by its first use."""
+        """Return what a family of commands keeps as long as this session lives, made by its first use.
+
+        A coroutine method `close` of it is called when the session is closed.
+        """
         if make not in self._companions:
             self._companions[make] = make(self)
         found: T = self._companions[make]
@@ -578,6 +582,9 @@ class SandboxSession(Configurable):
             await self._close_sandbox()
             if self.host_tools is not None:
                 await self.host_tools.close()
+            for companion in self._companions.values():
+                if inspect.iscoroutinefunction(close := getattr(companion, "close", None)):
+                    await close()
             if self._tasks:
                 # The records' last words; a task that hangs is not waited for.
                 await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)

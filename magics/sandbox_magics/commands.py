@@ -5,7 +5,20 @@ from __future__ import annotations
 from sandbox_kernel.commands import CommandContext
 
 # Imported for their commands: a new family is a file and its name here.
-from . import files, generate, generated, help, install, lifecycle, shell, status, tool_calls, variables, workspace  # noqa: A004, F401
+from . import (  # noqa: F401
+    files,
+    generate,
+    generated,
+    help,  # noqa: A004
+    install,
+    lifecycle,
+    shell,
+    status,
+    tool_calls,
+    variables,
+    workshop,
+    workspace,
+)
 from .registry import find_cell_command, find_command, split, wants_help
 
 

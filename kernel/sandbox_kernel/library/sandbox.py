@@ -31,6 +31,7 @@ from .settings import make_session
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from traitlets.config import Config
     from typing_extensions import Self
 
 OnInput = Callable[[InputRequest], Union[str, Awaitable[str]]]
@@ -75,9 +76,12 @@ class Sandbox:
         available_tools: Sequence[str] | None = None,
         context: HasVariables | None = None,
         argv: Sequence[str] = (),
+        config: Config | None = None,
         **options: Any,
     ) -> None:
         """Take the configuration of the kernel: its files and environment, over them ``argv``, over that the arguments.
+
+        ``config`` is taken in place of files and ``argv``, as it is.
 
         ``options`` are options of the session or of the provider by their names in docs/configuration.md, as in
         ``memory="1 GiB"``. ``auto_start=False`` makes a first use before `start` an error.
@@ -89,7 +93,9 @@ class Sandbox:
         Raises ConfigurationError, also for mistakes in the configuration files.
         """
         self._client = Client()
-        self._session = make_session(self._client, provider, options, argv, Path(directory) if directory else None)
+        self._session = make_session(
+            self._client, provider, options, argv, Path(directory) if directory else None, config
+        )
         self._client.attach(self._session)
         self._client.serve_tools(tools, context.variables if context else None, available_tools)
         self._auto_start = auto_start

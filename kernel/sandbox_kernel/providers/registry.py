@@ -19,7 +19,7 @@ GROUP = "sandbox_kernel.providers"
 # A test keeps them equal to pyproject.toml.
 BUILT_IN = {"local": "sandbox_kernel.providers.local.provider:LocalProvider"}
 
-SECTIONS = {"SandboxSession", "EventLog", "Guard", "Tools", "Workspace"}
+SECTIONS = {"SandboxSession", "EventLog", "Guard", "Tools", "WorkshopSettings", "Workspace"}
 """The configuration's sections that no provider reads."""
 
 

@@ -157,6 +157,7 @@ class ToolCalls:
         async with self._room:
             await self.registry.load()
             if request["do"] == "list":
+                await self.registry.refresh()
                 await self._list(key, codec=request.get("codec") is True)
             else:
                 await self._call(key, request, size)
@@ -244,6 +245,7 @@ class ToolCalls:
         outcome: Outcome,
         size: int,
     ) -> tuple[dict[str, Any], list[Buffer]]:
+        await self.registry.refresh(request.kind, request.name)
         tool = self._find(request, scope)
         shown = redacted(request.arguments, tool.input_schema, tool.secrets)
         outcome.fields = {"kind": tool.kind, "tool": tool.name, "source": tool.source, "arguments": shown}

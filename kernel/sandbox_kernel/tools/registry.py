@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sandbox_kernel.errors import ToolRegistrationError, UnknownToolError
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 KINDS = ("tool", "agent")
 
 
+class LiveSource(Protocol):
+    """Tools that may change at any time."""
+
+    async def tools(self) -> Sequence[Tool]:
+        """Return those that there are now. Raises ToolError."""
+
+
 class ToolRegistry:
     """Tools and agents by name. It may serve several sandboxes; its methods belong to one event loop."""
 
@@ -34,6 +41,9 @@ class ToolRegistry:
         self.version = 0
         """Grows with each change."""
         self._tools: dict[tuple[str, str], Tool] = {}
+        self._live: dict[tuple[str, str], Tool] = {}
+        self.live_source: LiveSource | None = None
+        """Such as the tools that are written in notebooks; those of the configuration go before them."""
         self._sources: Sources | None = None
         self._loading: asyncio.Task[None] | None = None
         self.problems: list[str] = []
@@ -158,6 +168,15 @@ class ToolRegistry:
                 else:
                     self.problems.append(made)
 
+    async def refresh(self, kind: str = "", name: str = "") -> None:
+        """Look again for the tools that may change, unless the one of this name is another one."""
+        if self.live_source is None or (kind, name) in self._tools:
+            return
+        found = {(one.kind, one.name): one for one in await self.live_source.tools()}
+        if {key: one.origin for key, one in found.items()} != {key: one.origin for key, one in self._live.items()}:
+            self._live = found
+            self.version += 1
+
     def find(self, name: str, kind: str = "tool") -> Tool:
         """Return a tool. Raises UnknownToolError with the nearest name."""
         import difflib
@@ -173,9 +192,10 @@ class ToolRegistry:
     def all(self, kind: str = "tool") -> list[Tool]:
         """Return the tools, or the agents, that the configuration lets be called, by name."""
         patterns = self.settings.available_tools
+        tools = {**self._live, **self._tools}
         return [
-            self._tools[key]
-            for key in sorted(self._tools)
+            tools[key]
+            for key in sorted(tools)
             if key[0] == kind and (not patterns or any(fnmatchcase(key[1], pattern) for pattern in patterns))
         ]
 

@@ -54,6 +54,11 @@ class Tool:
     def __post_init__(self) -> None:
         require_name(self.name)
 
+    @property
+    def origin(self) -> tuple[str, str]:
+        """What tells it from another one of its name."""
+        return self.source, self.description
+
     @cached_property
     def validator(self) -> Validator:
         """What checks arguments; made once, because that takes longer than its use."""

@@ -34,12 +34,16 @@ COMMANDS = {
     "start": (),
     "status": ("--log",),
     "stop": (),
+    "tool": ("--json", "--timeout", "--background", "--version", "--artifact", "--all"),
     "tools": ("--all",),
     "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
 
-CELL_COMMANDS = {"generate": ("--run", "--model", "--no-context", "--show-context")}
+CELL_COMMANDS = {
+    "generate": ("--run", "--model", "--no-context", "--show-context"),
+    "tool": ("--language", "--version", "--update"),
+}
 """The same for `%%sandbox NAME` cells."""
 
 WITH_FILES = {"apply", "diff", "discard", "download", "files", "upload"}

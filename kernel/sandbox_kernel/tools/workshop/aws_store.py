@@ -89,8 +89,8 @@ class AwsStore(ToolStore):
                     "Update": {
                         "TableName": self._table,
                         "Key": _key(f"D#{digest}", "A"),
-                        "UpdateExpression": "ADD users :n",
-                        "ConditionExpression": "attribute_exists(pk) AND attribute_not_exists(deleting)",
+                        "UpdateExpression": "ADD user_count :n",
+                        "ConditionExpression": "attribute_exists(pk) AND attribute_not_exists(deleting_since)",
                         "ExpressionAttributeValues": {":n": {"N": "1" if digest in after else "-1"}},
                     }
                 }
@@ -108,11 +108,11 @@ class AwsStore(ToolStore):
         deadline = time.monotonic() + 2 * LEASE
         while True:
             item = await self._do(lambda: self._get(f"D#{digest}", "A"))
-            if item and "deleting" not in item:
+            if item and "deleting_since" not in item:
                 return False
             if item is None:
                 return await self._do(lambda: self._put_new(digest, data))
-            if time.time() - float(item["deleting"]["N"]) > LEASE:
+            if time.time() - float(item["deleting_since"]["N"]) > LEASE:
                 await self._do(lambda: self._finish_drop(digest))
             elif time.monotonic() > deadline:
                 raise ToolStorageError(f"The artifact {digest} is being deleted by somebody for very long; try later.")
@@ -122,7 +122,7 @@ class AwsStore(ToolStore):
     def _put_new(self, digest: str, data: bytes) -> bool:
         # The object first: what the table names is there.
         self._s3.put_object(Bucket=self._bucket, Key=_object(digest), Body=data, ContentType="application/json")
-        item = {**_key(f"D#{digest}", "A"), "users": {"N": "0"}, "count": {"N": "0"}, "digest": {"S": digest}}
+        item = {**_key(f"D#{digest}", "A"), "user_count": {"N": "0"}, "use_count": {"N": "0"}, "digest": {"S": digest}}
         try:
             self._dynamo.put_item(TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)")
         except self._dynamo.exceptions.ConditionalCheckFailedException:
@@ -147,8 +147,8 @@ class AwsStore(ToolStore):
                 self._dynamo.update_item(
                     TableName=self._table,
                     Key=_key(f"D#{digest}", "A"),
-                    UpdateExpression="SET deleting = :now",
-                    ConditionExpression="users = :none AND (attribute_not_exists(deleting) OR deleting < :stale)",
+                    UpdateExpression="SET deleting_since = :now",
+                    ConditionExpression="user_count = :none AND (attribute_not_exists(deleting_since) OR deleting_since < :stale)",
                     ExpressionAttributeValues={
                         ":now": {"N": repr(time.time())},
                         ":stale": {"N": repr(time.time() - LEASE)},
@@ -167,7 +167,7 @@ class AwsStore(ToolStore):
 
     def _marked(self, digest: str) -> bool:
         """Mark an artifact that has an object at most, as a crash leaves it; return whether nobody put it meanwhile."""
-        marker = {"users": {"N": "0"}, "count": {"N": "0"}, "deleting": {"N": repr(time.time())}}
+        marker = {"user_count": {"N": "0"}, "use_count": {"N": "0"}, "deleting_since": {"N": repr(time.time())}}
         item = {**_key(f"D#{digest}", "A"), **marker}
         try:
             self._dynamo.put_item(TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)")
@@ -179,7 +179,9 @@ class AwsStore(ToolStore):
         self._s3.delete_object(Bucket=self._bucket, Key=_object(digest))
         try:
             self._dynamo.delete_item(
-                TableName=self._table, Key=_key(f"D#{digest}", "A"), ConditionExpression="attribute_exists(deleting)"
+                TableName=self._table,
+                Key=_key(f"D#{digest}", "A"),
+                ConditionExpression="attribute_exists(deleting_since)",
             )
         except self._dynamo.exceptions.ConditionalCheckFailedException:
             # Somebody else has finished it.
@@ -198,9 +200,8 @@ class AwsStore(ToolStore):
             self._dynamo.update_item(
                 TableName=self._table,
                 Key=_key(f"D#{digest}", "A"),
-                UpdateExpression="ADD #count :one",
+                UpdateExpression="ADD use_count :one",
                 ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeNames={"#count": "count"},
                 ExpressionAttributeValues={":one": {"N": "1"}},
             )
 
@@ -208,7 +209,7 @@ class AwsStore(ToolStore):
 
     async def uses(self, digest: str) -> int:
         item = await self._do(lambda: self._get(f"D#{digest}", "A"))
-        return int(item["count"]["N"]) if item else 0
+        return int(item["use_count"]["N"]) if item else 0
 
     async def close(self) -> None:
         await asyncio.to_thread(self._dynamo.close)

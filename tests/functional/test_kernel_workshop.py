@@ -95,8 +95,8 @@ def test_mistakes_are_told(front_end: FrontEnd) -> None:
 
 
 def test_a_long_run_goes_on_behind_and_is_cancelled(front_end: FrontEnd) -> None:
-    code = "%%sandbox tool slow\nimport time\ndef slow(n: float) -> float:\n    '''Wait.'''\n    time.sleep(n)\n    return n"
-    front_end.run(code)
+    code = "import time\ndef slow(n: float) -> float:\n    '''Wait.'''\n    time.sleep(n)\n    return n"
+    front_end.run(f"%%sandbox tool slow\n{code}")
     run = front_end.run("%sandbox tool invoke slow n=100 --background").stream().split()[0]
     assert f"{run}  slow" in front_end.run("%sandbox tool status").stream()
     assert "running" in front_end.run(f"%sandbox tool status {run}").stream()

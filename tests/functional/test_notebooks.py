@@ -177,6 +177,13 @@ def test_tools_are_called_as_the_notebook_says() -> None:
     )
     assert text("context") == 'client_id = "acme"\n'
     assert text("narrow").endswith("False")
+    assert text("register").startswith("area: version 1 is registered (")
+    assert text("invoke").startswith("measuring\n6\n(run-")
+    assert text("own-call") == "4.0"
+    (error,) = outputs_of("tools", "refused")
+    assert error.ename == "ToolValidationError"
+    assert "line 6: Starting a process with a shell" in error.evalue
+    assert text("versions").startswith("*   1  ")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from sandbox_kernel.guard import Guard
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.tools.settings import Tools
+from sandbox_kernel.tools.workshop import WorkshopSettings
 from sandbox_kernel.workspace.settings import Workspace
 from sandbox_magics.registry import all_commands
 
@@ -27,7 +28,9 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
 
 
 @pytest.mark.parametrize(
-    "owner", [SandboxSession, Guard, Workspace, LocalProvider, EventLog, Tools], ids=lambda owner: owner.__name__
+    "owner",
+    [SandboxSession, Guard, Workspace, LocalProvider, EventLog, Tools, WorkshopSettings],
+    ids=lambda owner: owner.__name__,
 )
 def test_configuration_names_every_option_and_no_other(owner: type[Configurable]) -> None:
     table = CONFIGURATION.partition(f"| option `{owner.__name__}.…` |")[2].partition("\n## ")[0]

@@ -114,7 +114,7 @@ async def test_an_artifact_stays_while_a_document_names_it(store: ToolStore) -> 
     assert not await store.drop_artifact(ONE)
     await store.count_use(ONE)
     await store.count_use(ONE)
-    assert (await store.uses(ONE), await store.uses(TWO)) == (2, 0)
+    assert (await store.uses(ONE), await store.uses(TWO)) == (3, 1)
     await store.save(document("f", TWO, revision=2), 1)
     assert await store.users(ONE) == []
     assert await store.drop_artifact(ONE)

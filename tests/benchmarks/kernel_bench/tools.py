@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 
 from kernel_bench.plan import Effort
 from kernel_bench.process import Contender, running
-from kernel_bench.results import Row, at_most, percentile
+from kernel_bench.results import Bound, Quantity, Row, at_most, percentile
 from kernel_bench.wire import Cell
+from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings
 
 OPTIONS = ("--Tools.tools=node=platform:node", "--Tools.default_policy=allow")
 WARM_UP = 50
+CODE = '''
+def tool(a: int, b: int = 1) -> str:
+    """Add two numbers, and something."""
+    return str(a + b) + "{}"
+'''
 MEASURE = """
 import asyncio, json, time
 def seconds(count):
@@ -42,6 +51,36 @@ def tools(contenders: Sequence[Contender], effort: Effort) -> Iterator[Row]:
     yield Row("tool call, p50", "ms", (milliseconds, *nothing), at_most(4))
     yield Row("tool call, p95", "ms", (milliseconds, *nothing), statistic=percentile(0.95))
     yield Row("tool call, 50 at once, p50", "ms", (tuple(seconds * 1000 for seconds in at_once), *nothing))
+    yield registrations(contenders, effort)
+
+
+def registrations(contenders: Sequence[Contender], effort: Effort) -> Row:
+    """Register tools, each code twice: how many times faster the second is, which is not checked again."""
+    ratios = asyncio.run(_ratios(effort.count(250, 25)))
+    return Row("registration, fresh / known code", "x", (ratios, *(() for _ in contenders[1:])), _at_least(5))
+
+
+async def _ratios(count: int) -> tuple[float, ...]:
+    with tempfile.TemporaryDirectory() as folder:
+        workshop = Workshop(WorkshopSettings(folder=folder, owner="bench"))
+        # What is imported and opened once is not part of it.
+        await workshop.register("first", CODE.format("first"))
+        ratios = []
+        for number in range(count):
+            fresh, known = [await _register(workshop, f"{kind}{number}", number) for kind in ("fresh", "known")]
+            ratios.append(fresh / known)
+        await workshop.close()
+    return tuple(ratios)
+
+
+async def _register(workshop: Workshop, name: str, number: int) -> float:
+    began = time.perf_counter()
+    await workshop.register(name, CODE.format(number))
+    return time.perf_counter() - began
+
+
+def _at_least(limit: float) -> Bound:
+    return Bound(Quantity.VALUE, limit, floor=True)
 
 
 def _printed(cell: Cell) -> str:

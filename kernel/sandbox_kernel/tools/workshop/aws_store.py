@@ -19,7 +19,9 @@ from .documents import Document
 from .store import ToolStore
 
 LEASE = 60.0
-"""Seconds after which a deletion that was begun belongs to whoever comes next; its owner stops at half of them."""
+"""Seconds after which a deletion that was begun belongs to whoever comes next."""
+HASTE = 20.0
+"""Seconds within which who began it must come to the object; later than that he stops, long before the lease ends."""
 WAIT = 0.2
 
 T = TypeVar("T")
@@ -89,9 +91,12 @@ class AwsStore(ToolStore):
                     "Update": {
                         "TableName": self._table,
                         "Key": _key(f"D#{digest}", "A"),
-                        "UpdateExpression": "ADD user_count :n",
+                        "UpdateExpression": "ADD user_count :n, use_count :used",
                         "ConditionExpression": "attribute_exists(pk) AND attribute_not_exists(deleting_since)",
-                        "ExpressionAttributeValues": {":n": {"N": "1" if digest in after else "-1"}},
+                        "ExpressionAttributeValues": {
+                            ":n": {"N": "1" if digest in after else "-1"},
+                            ":used": {"N": "1" if digest in after else "0"},
+                        },
                     }
                 }
             )
@@ -148,7 +153,9 @@ class AwsStore(ToolStore):
                     TableName=self._table,
                     Key=_key(f"D#{digest}", "A"),
                     UpdateExpression="SET deleting_since = :now",
-                    ConditionExpression="user_count = :none AND (attribute_not_exists(deleting_since) OR deleting_since < :stale)",
+                    ConditionExpression=(
+                        "user_count = :none AND (attribute_not_exists(deleting_since) OR deleting_since < :stale)"
+                    ),
                     ExpressionAttributeValues={
                         ":now": {"N": repr(time.time())},
                         ":stale": {"N": repr(time.time() - LEASE)},
@@ -158,7 +165,7 @@ class AwsStore(ToolStore):
             except self._dynamo.exceptions.ConditionalCheckFailedException:
                 if self._get(f"D#{digest}", "A") is not None or not self._marked(digest):
                     return False
-            if time.monotonic() - began > LEASE / 2:
+            if time.monotonic() - began > HASTE:
                 raise ToolStorageError("DynamoDB answers too slowly to delete an artifact safely; try again.")
             self._finish_drop(digest)
             return True

@@ -162,7 +162,6 @@ class Workshop:
         stored = await self.store.get_artifact(artifact.digest)
         if stored is not None and _same(stored, artifact):
             stats.counts["cache hits"] += 1
-            await self.store.count_use(artifact.digest)
             return artifact, True
         if stored is not None:
             raise ToolRegistrationError(
@@ -190,8 +189,6 @@ class Workshop:
                         await self.store.drop_artifact(artifact.digest)
                     raise
                 continue
-            if new:
-                await self.store.count_use(artifact.digest)
             return
 
     async def _is_changed(self, document: Document, expected: int) -> bool:

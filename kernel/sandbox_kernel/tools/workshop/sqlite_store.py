@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS uses (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counts (digest TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 """
+_COUNT = "INSERT INTO counts VALUES (?, 1) ON CONFLICT (digest) DO UPDATE SET count = count + 1"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -73,6 +74,11 @@ class SqliteStore(ToolStore):
                     "INSERT OR REPLACE INTO tools (owner, name, revision, document) VALUES (?, ?, ?, ?)",
                     (*key, document.revision, document.to_json()),
                 )
+                before = {
+                    row[0] for row in database.execute("SELECT digest FROM uses WHERE owner = ? AND name = ?", key)
+                }
+                for digest in sorted(document.digests - before):
+                    database.execute(_COUNT, (digest,))
                 database.execute("DELETE FROM uses WHERE owner = ? AND name = ?", key)
                 database.executemany(
                     "INSERT INTO uses (digest, owner, name) VALUES (?, ?, ?)",
@@ -140,9 +146,7 @@ class SqliteStore(ToolStore):
     async def count_use(self, digest: str) -> None:
         def work(database: sqlite3.Connection) -> None:
             with _transaction(database):
-                database.execute(
-                    "INSERT INTO counts VALUES (?, 1) ON CONFLICT (digest) DO UPDATE SET count = count + 1", (digest,)
-                )
+                database.execute(_COUNT, (digest,))
 
         await self._do(work)
 

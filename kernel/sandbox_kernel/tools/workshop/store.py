@@ -27,6 +27,8 @@ class ToolStore(ABC):
     async def save(self, document: Document, expected: int) -> None:
         """Keep a document in place of the one with the revision EXPECTED; 0: there must be none.
 
+        Artifacts that it names and did not name before are counted as used once more.
+
         Raises ToolConflictError if there is another one, or if an artifact that it names is not there (any more).
         """
 

@@ -318,3 +318,16 @@ async def test_two_who_change_at_once_lose_nothing(workshop: Workshop, tmp_path:
     assert sorted(one.number for one in document.versions) == [1, 2, 3, 4, 5]
     assert document.revision == 5
     await other.close()
+
+
+async def test_five_hundred_tools_half_of_them_duplicates(workshop: Workshop) -> None:
+    code = 'def f() -> int:\n    """x"""\n    return {}\n'
+    for number in range(250):
+        assert not (await workshop.register(f"fresh{number}", code.format(number))).known
+        assert (await workshop.register(f"known{number}", code.format(number))).known
+    assert len(await workshop.documents()) == 500
+    artifacts = await workshop.store.artifacts()
+    assert len(artifacts) == 250
+    assert {await workshop.store.uses(digest) for digest in artifacts} == {2}
+    stats = await workshop.stats()
+    assert (stats.counts["cache hits"], stats.counts["cache misses"]) == (250, 250)

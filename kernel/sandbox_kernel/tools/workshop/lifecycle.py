@@ -120,7 +120,7 @@ class Workshop:
             artifact, known = await self._artifact(name, code, language)
             version = Version(1, artifact.digest, time.time(), label)
             document = Document(owner, name, (version,), 1, revision=1)
-            await self._keep(artifact, document, 0)
+            await self._keep(artifact, document, 0, known=known)
             said.update(digest=artifact.digest, known=known)
             return Registered(document, artifact, known)
 
@@ -138,7 +138,7 @@ class Workshop:
                 version = Version(number, artifact.digest, time.time(), label)
                 return document.changed(versions=(*document.versions, version), current=number)
 
-            document = await self._change(name, change, artifact)
+            document = await self._change(name, change, artifact, known=known)
             said.update(digest=artifact.digest, known=known, version=document.current)
             return Registered(document, artifact, known)
 
@@ -177,10 +177,12 @@ class Workshop:
                 )
         return artifact, False
 
-    async def _keep(self, artifact: Artifact, document: Document, expected: int) -> None:
+    async def _keep(self, artifact: Artifact, document: Document, expected: int, *, known: bool) -> None:
         """Put the artifact, then the document that names it. Somebody may be dropping the same artifact meanwhile."""
         for attempt in range(ATTEMPTS):
-            new = await self.store.put_artifact(artifact.digest, artifact.to_json())
+            # One that was seen is most often still there; that is looked at when the document is saved.
+            skipped = known and not attempt
+            new = not skipped and await self.store.put_artifact(artifact.digest, artifact.to_json())
             try:
                 await self.store.save(document, expected)
             except ToolConflictError:
@@ -222,7 +224,12 @@ class Workshop:
         return UnknownToolError(f"There is no tool {name[:80]!r}; {hint}")
 
     async def _change(
-        self, name: str, change: Callable[[Document], Document], artifact: Artifact | None = None
+        self,
+        name: str,
+        change: Callable[[Document], Document],
+        artifact: Artifact | None = None,
+        *,
+        known: bool = False,
     ) -> Document:
         """Change a document; somebody else's change in between is not lost."""
         for attempt in range(ATTEMPTS):
@@ -230,7 +237,7 @@ class Workshop:
             after = change(before)
             try:
                 if artifact is not None:
-                    await self._keep(artifact, after, before.revision)
+                    await self._keep(artifact, after, before.revision, known=known)
                 else:
                     await self.store.save(after, before.revision)
             except ToolConflictError:

@@ -60,6 +60,8 @@ def normalised(code: str) -> str:
     lines = code.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
     plain = "\n".join(lines) + "\n"
     trimmed = "\n".join(line.rstrip() for line in lines) + "\n"
+    if trimmed == plain:
+        return plain
     try:
         # Inside of a string it would.
         return trimmed if ast.dump(ast.parse(plain)) == ast.dump(ast.parse(trimmed)) else plain

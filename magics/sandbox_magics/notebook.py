@@ -41,9 +41,11 @@ class Notebook:
         if found is None:
             from sandbox_kernel.library import BlockingSandbox
             from sandbox_kernel.tools import ToolRegistry
+            from sandbox_kernel.tools.serving import live_tools_of
 
             tools = ToolRegistry.configured()
             found = self._sandboxes[name] = BlockingSandbox(provider, tools=tools, on_approval=self._approve)
+            tools.live_source = live_tools_of(found.sandbox.session)
         elif provider and found.info.provider != provider:
             raise CommandError(
                 f"The session {name!r} is of the provider {found.info.provider}; choose another name by --session."

@@ -69,8 +69,8 @@ async def tool_cell(context: CommandContext, arguments: Namespace, body: str) ->
 async def tool_line(context: CommandContext, arguments: Namespace) -> None:
     """Work with the tools that are registered: list, show, run, change and remove them.
 
-    `%sandbox tool invoke NAME a=1 b='[1, 2]'` runs one in a sandbox. `update NAME FILE=PATH` is written as a cell:
-    %%sandbox tool NAME --update.
+    `%sandbox tool invoke NAME a=1 b='[1, 2]'` runs one in a sandbox. To register one, write %%sandbox tool NAME at the
+    top of a cell; to give it new code, %%sandbox tool NAME --update (`%%sandbox tool --help` tells more).
     """
     if arguments.action not in ("list", "stats", "status") and not arguments.name:
         raise CommandError(f"`%sandbox tool {arguments.action}` needs a name.")

@@ -331,3 +331,16 @@ async def test_five_hundred_tools_half_of_them_duplicates(workshop: Workshop) ->
     assert {await workshop.store.uses(digest) for digest in artifacts} == {2}
     stats = await workshop.stats()
     assert (stats.counts["cache hits"], stats.counts["cache misses"]) == (250, 250)
+
+
+async def test_many_tools_at_once_share_no_sandbox_and_leave_few(workshop: Workshop) -> None:
+    code = 'import os\ndef f(n: int) -> list[object]:\n    """x"""\n    return [n + {}, os.listdir("/tmp")]\n'
+    for number in range(6):
+        await workshop.register(f"f{number}", code.format(number))
+    runs = [workshop.invoke(f"f{number % 6}", {"n": 10}) for number in range(12)]
+    values = [run.value for run in await asyncio.gather(*runs)]
+    assert [value[0] for value in values] == [10 + number % 6 for number in range(12)]
+    # What lies there belongs to the two runs of the same tool.
+    assert max(len([name for name in value[1] if name.startswith("tool-")]) for value in values) <= 2
+    await workshop.invoke("f0", {"n": 1})
+    assert len(workshop.runner._sandboxes) <= 4

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from sandbox_kernel.library import Sandbox
 
 MAX_SANDBOXES = 4
+"""That are kept for their next run."""
+MAX_PARALLEL = 8
+"""Runs at once, each in another sandbox at most; others wait."""
 MAX_OUTPUT = 1024 * 1024
 """Bytes of what a tool prints that are kept; the rest is dropped."""
 MAX_ANSWER = 64 * 1024 * 1024
@@ -62,6 +65,7 @@ class Runner:
         self._make = make_sandbox
         self._sandboxes: OrderedDict[str, Sandbox] = OrderedDict()
         self._busy: dict[str, int] = {}
+        self.room = asyncio.Semaphore(MAX_PARALLEL)
         self.runs: OrderedDict[str, Run] = OrderedDict()
 
     def begin(self, tool: str, artifact: Artifact, function: str, arguments: Mapping[str, Any], timeout: float) -> Run:
@@ -134,18 +138,24 @@ class Runner:
 
     async def sandbox(self, digest: str) -> Sandbox:
         """Return the sandbox of an artifact; that which was not used for longest is ended for a new one."""
+        # Made before anything is waited for: two runs of one artifact share it.
         if digest not in self._sandboxes:
-            for old in [key for key in self._sandboxes if not self._busy.get(key)]:
-                if len(self._sandboxes) < MAX_SANDBOXES:
-                    break
-                await self._sandboxes.pop(old).close()
             self._sandboxes[digest] = self._make()
+        found = self._sandboxes[digest]
         self._sandboxes.move_to_end(digest)
-        return self._sandboxes[digest]
+        for old in [key for key in self._sandboxes if not self._busy.get(key)]:
+            if len(self._sandboxes) <= MAX_SANDBOXES:
+                break
+            # While another one was being ended, somebody may have taken it.
+            if old in self._sandboxes and not self._busy.get(old):
+                await self._sandboxes.pop(old).close()
+        return found
 
     def use(self, digest: str, change: int) -> None:
         """Note that a run uses a sandbox, or no longer."""
         self._busy[digest] = self._busy.get(digest, 0) + change
+        if not self._busy[digest]:
+            del self._busy[digest]
 
     async def close(self) -> None:
         """End all runs and sandboxes. Idempotent."""
@@ -166,12 +176,13 @@ class _Place:
         self._sandbox: Sandbox
 
     async def __aenter__(self) -> Self:
+        await self._runner.room.acquire()
         self._runner.use(self._digest, 1)
         try:
             self._sandbox = await self._runner.sandbox(self._digest)
             await self._sandbox.start()
         except BaseException:
-            self._runner.use(self._digest, -1)
+            self._release()
             raise
         return self
 
@@ -182,7 +193,11 @@ class _Place:
             # It is gone with its sandbox, or goes with it.
             pass
         finally:
-            self._runner.use(self._digest, -1)
+            self._release()
+
+    def _release(self) -> None:
+        self._runner.use(self._digest, -1)
+        self._runner.room.release()
 
     async def write(self, files: Mapping[str, str]) -> None:
         for name, text in files.items():

@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +150,15 @@ class Runner:
             if old in self._sandboxes and not self._busy.get(old):
                 await self._sandboxes.pop(old).close()
         return found
+
+    async def fresh(self) -> AsyncGenerator[Sandbox, None]:
+        """Give one sandbox that nobody used, when there is room; it ends with the iteration."""
+        async with self.room:
+            sandbox = self._make()
+            try:
+                yield sandbox
+            finally:
+                await sandbox.close()
 
     def use(self, digest: str, change: int) -> None:
         """Note that a run uses a sandbox, or no longer."""

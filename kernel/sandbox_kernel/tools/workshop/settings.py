@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from traitlets import Bool, Enum, Float, Integer, List, Unicode
+from traitlets import Bool, Enum, Float, Integer, List, Unicode, default
 from traitlets.config.configurable import Configurable
 
 from .store import ToolStore
@@ -34,6 +35,15 @@ class WorkshopSettings(Configurable):
     execution_timeout = Float(30.0, config=True, help="Seconds that a run may take where nothing else is asked for.")
     longest_execution = Float(300.0, config=True, help="Seconds that may be asked for.")
     callable_from_cells = Bool(True, config=True, help="Whether cells can call them as tools.NAME.")
+
+    server_key = Unicode(
+        config=True,
+        help="What HTTP clients of `jupyter sandbox mcp` have to send. Environment: SANDBOX_KERNEL_MCP_KEY.",
+    )
+
+    @default("server_key")
+    def _key_from_environment(self) -> str:
+        return os.environ.get("SANDBOX_KERNEL_MCP_KEY", "")
 
     def make_store(self) -> ToolStore:
         """Return the store. Raises ToolStorageError."""

@@ -223,6 +223,9 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     made.replace(path)
+    if os.name != "posix":
+        # Elsewhere a folder cannot be opened, and its system writes names by itself.
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -83,6 +83,9 @@ class HostTools(Protocol):
 class Cells(Protocol):
     """Who knows the cells: the kernel, or the library's client."""
 
+    async def settle(self, cell: str) -> None:
+        """Wait until it is known whether a cell runs: a call of its can be quicker than its status."""
+
     def scope(self, cell: str) -> CellScope | None:
         """Return what holds for the cell of that message id; None if no such cell is under way."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .link.protocol import Buffer
 from .requests import PendingRequests, Request
 
 MAX_REMEMBERED = 1000
+SETTLE_TIMEOUT, SETTLE_INTERVAL = 2.0, 0.005
 MAX_HELD = 100
 """Questions of cells that wait until one about a call is answered."""
 
@@ -49,6 +51,14 @@ class ToolCells:
         self._held: deque[tuple[Request, list[Buffer]]] = deque()
 
     # ---- contract
+
+    async def settle(self, cell: str) -> None:
+        """Wait for the status of a cell that was sent; one behind it in the queue does not begin in that time."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while (request := self._pending.by_id(cell)) is not None and time.monotonic() < deadline:
+            if request.busy or request.idle or request.failed or not request.is_cell:
+                return
+            await asyncio.sleep(SETTLE_INTERVAL)
 
     def scope(self, cell: str) -> CellScope | None:
         """Return what holds for a cell that runs; None if no such one does."""

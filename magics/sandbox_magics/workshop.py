@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sandbox_kernel.tools.workshop.lifecycle import Registered
 
 ACTIONS = """
-list show invoke status cancel update versions rollback enable disable remove register stats
+list show invoke status cancel update versions rollback enable disable remove register publish unpublish gateway stats
 """.split()
 """What `%sandbox tool` does."""
 ACTION = "tool"
@@ -72,7 +72,7 @@ async def tool_line(context: CommandContext, arguments: Namespace) -> None:
     `%sandbox tool invoke NAME a=1 b='[1, 2]'` runs one in a sandbox. To register one, write %%sandbox tool NAME at the
     top of a cell; to give it new code, %%sandbox tool NAME --update (`%%sandbox tool --help` tells more).
     """
-    if arguments.action not in ("list", "stats", "status") and not arguments.name:
+    if arguments.action not in ("list", "stats", "status", "gateway") and not arguments.name:
         raise CommandError(f"`%sandbox tool {arguments.action}` needs a name.")
     await globals()[f"_{arguments.action}"](context, arguments)
 
@@ -150,6 +150,26 @@ async def _remove(context: CommandContext, arguments: Namespace) -> None:
     context.write(f"{arguments.name} is removed.\n")
     for one in left:
         context.write(f"Left: {one}\n", error=True)
+
+
+async def _publish(context: CommandContext, arguments: Namespace) -> None:
+    workshop = workshop_of(context.session)
+    question = f"Publish the tool {arguments.name!r} at the gateway {workshop.gateway.identifier}, for all who use it?"
+    await require_approval(context, "publish", question)
+    document = await workshop.publish(arguments.name)
+    target = document.published[workshop.gateway.identifier]
+    context.write(f"{document.name} is published at {workshop.gateway.identifier} as the target {target}.\n")
+
+
+async def _unpublish(context: CommandContext, arguments: Namespace) -> None:
+    await require_approval(context, "publish", f"Withdraw the tool {arguments.name!r} from the gateway?")
+    await workshop_of(context.session).unpublish(arguments.name)
+    context.write(f"{arguments.name} is withdrawn.\n")
+
+
+async def _gateway(context: CommandContext, _: Namespace) -> None:
+    for name, status in (await workshop_of(context.session).gateway.health()).items():
+        context.write(f"{name:24}  {status}\n")
 
 
 async def _invoke(context: CommandContext, arguments: Namespace) -> None:

@@ -63,6 +63,9 @@ class FakeCells:
         self.asked: list[tuple[str, str]] = []
         self.narrowed: list[CellScope] = []
 
+    async def settle(self, cell: str) -> None:
+        pass
+
     def scope(self, cell: str) -> CellScope | None:
         return CellScope("cm-1") if cell == self.running else None
 

@@ -202,10 +202,13 @@ class Client:
 
     # ---- contract `Cells`
 
+    async def settle(self, cell: str) -> None:
+        """There is nothing to wait for: one cell at a time is sent, and it runs at once."""
+
     def scope(self, cell: str) -> CellScope | None:
         """Return what holds for the calls of a cell that runs."""
         current = self._current
-        return current.scope if current is not None and current.running and current.msg_id == cell else None
+        return current.scope if current is not None and current.msg_id == cell else None
 
     def scopes(self) -> Iterator[CellScope]:
         """Give that of the cell that runs."""

@@ -216,6 +216,7 @@ class ToolCalls:
         outcome = Outcome()
         try:
             request = _read_call(raw)
+            await self._cells.settle(request.cell)
             scope = self._cells.scope(request.cell)
             if scope is not None:
                 ids["correlation_id"] = f"{scope.correlation_id}.{ids['correlation_id'].rpartition('.')[2]}"

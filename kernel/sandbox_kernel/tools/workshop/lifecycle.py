@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
     from sandbox_kernel.library import Sandbox
 
+    from .gateway import Gateway
+
+DISCOVERY_INTERVAL = 60.0
+"""Seconds between two looks at what the gateway has."""
 ATTEMPTS = 5
 """How often a change is tried that somebody else's crosses."""
 SUFFIXES = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript", ".mts": "typescript"}
@@ -73,6 +77,9 @@ class Workshop:
         self._log = log or EventLog(config=config)
         self.runner = Runner(make_sandbox or self._make_sandbox)
         self._stats: Stats | None = None
+        self._gateway: Gateway | None = None
+        self._discovered: Sequence[Tool] = ()
+        self._discover_due = 0.0
 
     def _make_sandbox(self) -> Sandbox:
         from traitlets.config import Config
@@ -276,14 +283,14 @@ class Workshop:
     ) -> list[str]:
         """Remove a tool, and with ``artifact`` its code where nobody else uses it; return what is left, and why.
 
-        ``unpublish`` is called first; that it fails does not stop the rest.
+        It is withdrawn from the gateway first, or ``unpublish`` is called; that this fails does not stop the rest.
         """
         left: list[str] = []
         with (await self.stats()).step("removal", name):
             document = await self._own(name)
-            if unpublish is not None:
+            if unpublish is not None or document.published:
                 try:
-                    await unpublish(document)
+                    await (unpublish or self._withdraw)(document)
                 except SandboxKernelError as exc:
                     left.append(f"what was published: {exc}")
             await self.store.delete(document)
@@ -301,6 +308,44 @@ class Workshop:
         """Remove the artifacts that nobody uses, such as a crash leaves; return their digests."""
         found = await self.store.artifacts()
         return [one for one in found if not await self.store.users(one) and await self.store.drop_artifact(one)]
+
+    # ---- publishing
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway that is configured. Raises ToolRegistrationError where there is none."""
+        if self._gateway is None:
+            self._gateway = self.settings.make_gateway()
+        return self._gateway
+
+    async def publish(self, name: str) -> Document:
+        """Make the tool a target of the gateway, or bring its target up to date; a failure changes nothing."""
+        with (await self.stats()).step("publication", name):
+            document = await self._own(name)
+            gateway = self.gateway
+            artifact = await self.artifact(document.version.digest)
+            old = str(document.published.get(gateway.identifier, ""))
+            target = await gateway.publish(self._as_tool(document, artifact), old)
+            if target == old:
+                return document
+            try:
+                return await self._change(name, lambda one: _published(one, gateway.identifier, target))
+            except BaseException:
+                await gateway.unpublish(target)
+                raise
+
+    async def unpublish(self, name: str) -> Document:
+        """Remove the tool's target from the gateway. Raises UnknownToolError where it has none."""
+        with (await self.stats()).step("withdrawal", name):
+            document = await self._own(name)
+            await self._withdraw(document)
+            return await self._change(name, lambda one: _published(one, self.gateway.identifier, ""))
+
+    async def _withdraw(self, document: Document) -> None:
+        target = document.published.get(self.gateway.identifier)
+        if not target:
+            raise UnknownToolError(f"The tool {document.name!r} is not published at {self.gateway.identifier}.")
+        await self.gateway.unpublish(str(target))
 
     # ---- looking
 
@@ -371,7 +416,17 @@ class Workshop:
             if document.enabled:
                 artifact = await self.artifact(document.version.digest)
                 found.append(self._as_tool(document, artifact))
+        if self.settings.use_gateway:
+            names = {tool.name for tool in found}
+            found += [tool for tool in await self._of_gateway() if tool.name not in names]
         return found
+
+    async def _of_gateway(self) -> Sequence[Tool]:
+        """Return what the gateway has, looked at now and then."""
+        if time.monotonic() >= self._discover_due:
+            self._discovered = await self.gateway.discover()
+            self._discover_due = time.monotonic() + DISCOVERY_INTERVAL
+        return self._discovered
 
     def _as_tool(self, document: Document, artifact: Artifact) -> Tool:
         async def call(arguments: dict[str, Any], _: RuntimeContext) -> Any:
@@ -391,8 +446,15 @@ class Workshop:
     async def close(self) -> None:
         """End sandboxes and runs, and close the store. Idempotent."""
         await self.runner.close()
+        if self._gateway is not None:
+            await self._gateway.close()
         if self._made_store is not None:
             await self._made_store.close()
+
+
+def _published(document: Document, gateway: str, target: str) -> Document:
+    others = {key: value for key, value in document.published.items() if key != gateway}
+    return document.changed(published={**others, gateway: target} if target else others)
 
 
 def _not_yours(name: str, owner: str, caller: str) -> ToolOwnershipError:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from traitlets import Bool, Enum, Float, Integer, List, Unicode, default
+from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode, default
 from traitlets.config.configurable import Configurable
 
+from sandbox_kernel.errors import ToolRegistrationError
+
 from .store import ToolStore
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
 
 DEFAULT_RULES = ["S102", "S103", "S301", "S302", "S307", "S310", "S602", "S604", "S605", "S606", "S701"]
 
@@ -41,6 +47,15 @@ class WorkshopSettings(Configurable):
         help="What HTTP clients of `jupyter sandbox mcp` have to send. Environment: SANDBOX_KERNEL_MCP_KEY.",
     )
 
+    server_url = Unicode(
+        config=True, help="Where others reach `jupyter sandbox mcp --http`; published tools point there."
+    )
+    gateway = Unicode(config=True, help="Identifier of the AgentCore gateway that tools are published to.")
+    gateway_credentials = List(
+        Dict(), config=True, help="credentialProviderConfigurations of its targets, by which it gets the key."
+    )
+    use_gateway = Bool(False, config=True, help="Whether cells can call the tools that the gateway has.")
+
     @default("server_key")
     def _key_from_environment(self) -> str:
         return os.environ.get("SANDBOX_KERNEL_MCP_KEY", "")
@@ -54,6 +69,21 @@ class WorkshopSettings(Configurable):
         from .sqlite_store import SqliteStore
 
         return SqliteStore(self._path())
+
+    def make_gateway(self) -> Gateway:
+        """Return the gateway. Raises ToolRegistrationError where none is configured."""
+        if not self.gateway:
+            raise ToolRegistrationError("No gateway is configured (WorkshopSettings.gateway).")
+        from .gateway import Gateway
+
+        return Gateway(
+            self.gateway,
+            server_url=self.server_url,
+            server_key=self.server_key,
+            credentials=self.gateway_credentials,
+            region=self.region,
+            endpoint_url=self.endpoint_url,
+        )
 
     def _path(self) -> Path:
         if self.folder:

@@ -62,6 +62,7 @@ clean:
 $(VENV)/.with-%: pyproject.toml kernel/sandbox_kernel/__init__.py $(wildcard kernelspec/sandbox/*) | $(BIN)/python
 	@echo "Installing into $(VENV), which takes a few minutes the first time ..."
 	@umask 022; $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@umask 022; $(BIN)/python -m compileall -q kernel magics
 	@touch $@
 
 # Some distributions package venv's copy of pip apart from Python; then the pip that is there puts one in.

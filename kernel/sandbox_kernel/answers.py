@@ -47,6 +47,14 @@ def kernel_info(python: str, ipython: str) -> Json:
     }
 
 
+def ends_python(content: Json) -> bool:
+    """Whether a cell's reply says that Python is going to end, as after `quit()`."""
+    payload = content.get("payload")
+    return isinstance(payload, list) and any(
+        isinstance(one, dict) and one.get("source") == "ask_exit" and not one.get("keepkernel") for one in payload
+    )
+
+
 def usage() -> Json:
     """Return the content of usage_reply while no sandbox runs: there is nothing in use."""
     return {

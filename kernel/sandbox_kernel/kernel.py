@@ -34,6 +34,8 @@ MAX_DEFERRED = 20
 """Hidden cells that are remembered until a billed sandbox exists."""
 REPLY_GRACE = 2.0
 """Seconds after its idle status in which a request's reply may come."""
+EXIT_GRACE = 5.0
+"""Seconds in which Python must have ended after a cell that said so, as `quit()` does."""
 KILL_AFTER = 5.0
 """Seconds after the interrupt at the end of `execution_timeout` in which a cell must have ended."""
 BESIDE_CELLS = {"complete_request", "inspect_request", "history_request", "is_complete_request"}
@@ -72,6 +74,8 @@ class Kernel:
         """Messages of the sandbox that were broken."""
         self._debugger_stopped = False
         self._fresh = True
+        self._leaving: Request | None = None
+        """A cell that ended Python, while that has not been seen to end."""
         self._settling: Request | None = None
         """A failed cell whose idle status is out: until then the inner kernel might abort what comes next, too."""
         self._subshells = Subshells()
@@ -517,9 +521,12 @@ class Kernel:
             self._finish(request)
 
     def _on_no_reply(self, request: Request) -> None:
-        if not request.replied and self._pending.remove(request):
+        if not request.replied and self.session.is_receiving:
+            # A large one may be on its way.
+            asyncio.get_running_loop().call_later(REPLY_GRACE, self._on_no_reply, request)
+        elif not request.replied and self._pending.remove(request):
             # It may have come, and been broken: nobody is to wait for it for ever.
-            self._fail(request, SandboxLostError("The sandbox ended this request without a reply that can be read."))
+            self._fail(request, InvocationError("Python in the sandbox gave this request no reply that can be read."))
             self._advance()
 
     def _publish_running(self) -> None:
@@ -566,9 +573,12 @@ class Kernel:
             content.update(answers.error(self._timeout_error()))
             message = [*message[:3], json.dumps(content).encode(), *message[4:]]
         if request.payloads:
-            content["payload"] = [*content.get("payload", []), *request.payloads]
+            payload = content.get("payload")
+            content["payload"] = [*(payload if isinstance(payload, list) else ()), *request.payloads]
             message = [*message[:3], json.dumps(content).encode(), *message[4:]]
         self._note_end(request, content)
+        if self._open and answers.ends_python(content):
+            self._await_exit(request)
         if content.get("status") == "error" and request.stop_on_error and request.subshell is None:
             self._abort_waiting()
             self._settling = None if request.idle else request
@@ -584,7 +594,20 @@ class Kernel:
         if request.began:
             self.session.cells.add(cell)
         if request.on_ended is not None:
-            request.on_ended(cell)
+            try:
+                request.on_ended(cell)
+            except Exception as exc:  # noqa: BLE001 - the edge: a command's own fault must not cost the cell its reply
+                self.session.log.write("command_failed", level="error", error=repr(exc)[:200])
+
+    def _await_exit(self, request: Request) -> None:
+        """Keep what comes for the next Python: this one ends in a moment, and would take a cell with it."""
+        self._open, self._leaving = False, request
+        asyncio.get_running_loop().call_later(EXIT_GRACE, self._stop_awaiting_exit, request)
+
+    def _stop_awaiting_exit(self, request: Request) -> None:
+        if self._leaving is request:
+            self._leaving, self._open = None, self.session.ready
+            self._advance()
 
     def _counted(self, execution_count: object) -> None:
         if isinstance(execution_count, int) and 0 <= execution_count < 1 << 53:
@@ -651,7 +674,7 @@ class Kernel:
         """A fresh inner kernel, or one that was resumed, takes requests."""
         if not self.session.ready:
             return
-        self._open = True
+        self._open, self._leaving = True, None
         self._notice = self.session.greeting() + self._notice
         if self._fresh and self._count != 1 and self._uncounted is None:
             self._uncounted = []
@@ -679,7 +702,7 @@ class Kernel:
             self._fail(request, error)
             told = told or (request.is_cell and request.counts)
         waiting = [request for request in self._waiting if not request.has_commands]
-        if not (lost and (self._command_cell is not None or self._renewing)):
+        if not (lost and (self._command_cell is not None or self._renewing or self._leaving)):
             self._waiting = deque(request for request in self._waiting if request.has_commands)
             for request in waiting:
                 self._fail(request, error)
@@ -708,7 +731,8 @@ class Kernel:
             if request.is_cell:
                 if not request.deferred:
                     self.frontend.publish("error", content, request.header)
-                content = {**content, "execution_count": max(0, self._count - 1), "payload": [], "user_expressions": {}}
+                count, payload = max(0, self._count - 1), request.payloads
+                content = {**content, "execution_count": count, "payload": payload, "user_expressions": {}}
             self._reply(request, {"status": "error", **content})
         if not request.idle:
             self._publish_status(request, "idle")

@@ -26,7 +26,7 @@ Said = tuple[dict[str, Any], Buffer]
 class Send(Protocol):
     """Sends a command of an operation to the bridge; ahead of everything, if it has no data."""
 
-    def __call__(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+    def __call__(self, fields: dict[str, Any], data: Buffer | None, *, begins: bool) -> None:
         """Raises SandboxConnectionError where it is to begin an operation and no sandbox is running."""
 
 
@@ -40,7 +40,7 @@ class Operation:
         self._said: asyncio.Queue[Said | SandboxError] = asyncio.Queue()
         self._waiting = 0
 
-    def send(self, op: str, data: bytes | None = None, **fields: object) -> None:
+    def send(self, op: str, data: Buffer | None = None, **fields: object) -> None:
         """Go on with it."""
         self._send({"op": op, "id": self.number, **fields}, data, begins=False)
 

@@ -10,7 +10,7 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -39,6 +39,7 @@ from .link import envelope
 from .link.channel import LinkChannel
 from .link.protocol import MAX_MESSAGE, Buffer, Link
 from .operations import Operations
+from .passages import Passages
 from .providers.base import Capabilities, Provider, Sandbox, SandboxFiles, SandboxSpec, WorkspaceChanges
 from .providers.registry import create_provider, provider_name
 from .recording import Recorder
@@ -123,7 +124,7 @@ class SandboxSession(Configurable):
         key_trait=Unicode(),
         config=True,
         help="What a %sandbox command that changes this machine, or hands something over, needs: by command's name "
-        "(apply, download, upload, install) 'ask', 'allow' or 'deny'. Default: ask.",
+        "(apply, discard, download, upload, install, generate) 'ask', 'allow' or 'deny'. Default: ask.",
     )
 
     def __init__(
@@ -147,6 +148,8 @@ class SandboxSession(Configurable):
         """What of the sandbox's output may reach a front end."""
         self.cells = CellMemory()
         """The last cells that people ran."""
+        self.offers: list[Callable[[], Iterable[str]]] = []
+        """What else code in the sandbox can use: each gives lines, as in "tools.search(query): finds pages"."""
         self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
         """The last files that were uploaded, by their paths in the sandbox."""
         self._companions: dict[Callable[[SandboxSession], Any], Any] = {}
@@ -226,6 +229,11 @@ class SandboxSession(Configurable):
         found: T = self._companions[make]
         return found
 
+    @property
+    def passages(self) -> Passages:
+        """The ways for large values between this process and cells of the running sandbox."""
+        return Passages(self._operations)
+
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
         return str(self.approvals.get(action, "ask"))
@@ -242,6 +250,11 @@ class SandboxSession(Configurable):
     def ready(self) -> bool:
         """Whether an inner kernel takes requests now."""
         return self._state is State.ACTIVE and self._ready.is_set()
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return self._channel is not None and self._channel.is_receiving
 
     @property
     def info(self) -> SessionInfo:
@@ -686,7 +699,7 @@ class SandboxSession(Configurable):
         self._command_numbers += 1
         return self._command_numbers
 
-    def _send_operation(self, fields: dict[str, Any], data: bytes | None, *, begins: bool) -> None:
+    def _send_operation(self, fields: dict[str, Any], data: Buffer | None, *, begins: bool) -> None:
         """Send a command of an operation, in order with its data."""
         if begins:
             self._require_running()

@@ -16,7 +16,8 @@ from sandbox_kernel.providers.base import FileEntry, SandboxFiles
 
 from .host_folder import HostFolder
 
-MAX_FILES = 100_000
+MAX_FILES = 200_000
+"""Files and folders that one pattern may stand for."""
 MAX_NAME = 255
 """Bytes of a name that every usual file system takes."""
 

@@ -96,7 +96,7 @@ class SandboxMagics:
         client = sandbox.sandbox.client
         turn = sandbox.turn()
         known = client.loss
-        context = NotebookContext(self._notebook, sandbox.sandbox, turn)
+        context = NotebookContext(self._notebook, sandbox.sandbox, turn, session)
         turn.wait(run_line(line, context, body))
         if known is None:
             # Who stops or restarts a sandbox need not be told that its variables are gone.

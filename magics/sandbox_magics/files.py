@@ -9,7 +9,7 @@ import shutil
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,10 @@ from .uploads import Choice, Chooser, HostFile
 
 PIECE = 1024 * 1024
 """Bytes that are read from, or written to, this machine's disk at a time."""
+AT_HAND = 64 * 1024
+"""Bytes up to which a piece is written at once: to have a thread do it takes longer."""
+AT_ONCE = 8
+"""Files of a download that are under way together; of each some megabytes may be in memory."""
 SPARE = 256 * 1024 * 1024
 """Bytes that a download leaves free on this machine's disk."""
 SHOWN = 20
@@ -117,10 +121,7 @@ async def download(context: CommandContext, arguments: Namespace) -> None:
         _write_list(context, arrivals)
         await require_approval(context, "download", _question(session.directory.joinpath(*target), arrivals))
         with Progress(context, "Download", arrivals.size) as progress:
-            size = 0
-            for file in arrivals.files:
-                progress.begin(shown(file.path))
-                size += await _fetch(session.files, folder, file, progress)
+            size = await _fetch_all(session.files, folder, arrivals.files, progress)
     _summarize(context, "Downloaded", len(arrivals.files), size, "/".join(target) or "the notebook's folder")
     _write_left_out(context, arrivals.left_out)
 
@@ -161,6 +162,29 @@ def _question(place: Path, arrivals: Arrivals) -> str:
     return f"Download {count} ({size_text(arrivals.size)}) into {place}{replacing}?"
 
 
+async def _fetch_all(files: SandboxFiles, folder: HostFolder, arrivals: Sequence[Arrival], progress: Progress) -> int:
+    """Copy files, several at once, because each takes a way there and back; return their size in bytes."""
+    left = iter(arrivals)
+    size = 0
+
+    async def fetch() -> None:
+        nonlocal size
+        for file in left:
+            progress.begin(shown(file.path))
+            fetched = await _fetch(files, folder, file, progress)
+            size += fetched
+
+    fetching = [asyncio.ensure_future(fetch()) for _ in range(AT_ONCE)]
+    try:
+        await asyncio.gather(*fetching)
+    finally:
+        # What one of them failed of ends all, before the folder is closed.
+        for task in fetching:
+            task.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
+    return size
+
+
 async def _fetch(files: SandboxFiles, folder: HostFolder, file: Arrival, progress: Progress) -> int:
     """Copy one file; return its size. It has no more bytes than the person was told."""
     size = 0
@@ -175,8 +199,12 @@ async def _fetch(files: SandboxFiles, folder: HostFolder, file: Arrival, progres
                         await asyncio.to_thread(landing.write, pieces)
                         progress.advance(sum(map(len, pieces)))
                         pieces = []
-            await asyncio.to_thread(landing.write, pieces)
-            progress.advance(sum(map(len, pieces)))
+            rest = sum(map(len, pieces))
+            if rest > AT_HAND:
+                await asyncio.to_thread(landing.write, pieces)
+            else:
+                landing.write(pieces)
+            progress.advance(rest)
             landing.commit()
     except OSError as exc:
         raise InvocationError(f"{file.path!r} cannot be written on this machine: {exc.strerror}.") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from argparse import Namespace
 from collections.abc import Sequence
@@ -97,6 +98,21 @@ async def generator_of(context: CommandContext) -> Generator:
     return context.session.companion(Generator)
 
 
+async def confirm(context: CommandContext, generator: Generator, model: str = "") -> None:
+    """Let the person agree once in a session that something is sent, and to whom. Raises CommandError."""
+    if generator.confirmed:
+        return
+    places = ", ".join(dict.fromkeys(one.place for one in generator.chain.chosen(model)))
+    await require_approval(
+        context,
+        "generate",
+        "Send requests of this session, with names and columns of variables, files' names and first rows, and the last "
+        f"cells, to {places}? (--show-context shows what is sent.)",
+    )
+    # Who agreed to one model has not agreed to the others.
+    generator.confirmed = not model
+
+
 class _Request:
     """One question to the models, and what is done with the answer."""
 
@@ -116,10 +132,10 @@ class _Request:
         known = await self._known(generator, request)
         if self._shown(generator, SYSTEM, request, known):
             return
-        await self._confirm(generator)
+        await confirm(self._context, generator, self._arguments.model)
         with AnswerView(self._context) as view:
             answered = await self._ask(generator, view, SYSTEM, request, known)
-            answer = read_answer(view.text)
+            answer = await asyncio.to_thread(read_answer, view.text)
             generator.conversation.add(generator.clean(request), view.text)
             number = await generator.keep(self._name, self._wish, answer, answered)
             if not answer.code:
@@ -141,7 +157,7 @@ class _Request:
         known = await self._known(generator, request)
         if self._shown(generator, EXPLAIN, request, known):
             return
-        await self._confirm(generator)
+        await confirm(self._context, generator, self._arguments.model)
         with AnswerView(self._context) as view:
             answered = await self._ask(generator, view, EXPLAIN, request, known)
             await generator.keep(self._name, self._wish, Answer(view.text), answered)
@@ -168,20 +184,6 @@ class _Request:
             self._context.write(f"[{one.role}]\n{one.text}\n")
         self._context.write(f"[system]\n{made.system}\nNothing was sent.\n")
         return True
-
-    async def _confirm(self, generator: Generator) -> None:
-        """Let the person agree once in a session that something is sent, and to whom."""
-        if generator.confirmed:
-            return
-        models = generator.chain.chosen(self._arguments.model)
-        places = ", ".join(dict.fromkeys(model.place for model in models))
-        await require_approval(
-            self._context,
-            "generate",
-            f"Send requests of this session, with names and columns of variables, files' names and first rows, and the "
-            f"last cells, to {places}? (--show-context shows what is sent.)",
-        )
-        generator.confirmed = True
 
     async def _ask(
         self, generator: Generator, view: AnswerView, system: str, request: str, known: NotebookContext | None

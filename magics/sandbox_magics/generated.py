@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox_kernel.commands import CommandContext
 from sandbox_kernel.errors import CommandError
 
-from .generate import generator_of
+from .generate import confirm, generator_of
 from .registry import argument, command
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ async def _check_all(context: CommandContext) -> None:
     from sandbox_kernel.generation.models.base import Message, ModelRequest
 
     generator = await generator_of(context)
+    await confirm(context, generator)
     request = ModelRequest("Answer with one word.", (Message("user", "Say: ready"),), 16)
     for model in generator.chain.models:
         try:

@@ -84,9 +84,11 @@ class Notebook:
 class NotebookContext:
     """The CommandContext of an ordinary kernel: shows and asks in the thread of the cell, which waits."""
 
-    def __init__(self, notebook: Notebook, sandbox: Sandbox, turn: Turn) -> None:
+    def __init__(self, notebook: Notebook, sandbox: Sandbox, turn: Turn, name: str) -> None:
+        """``name`` is the session's."""
         self._notebook = notebook
         self._turn = turn
+        self._name = name
         self.sandbox = sandbox
         self.rest: str | None = None
         """What a command wants to be run in the sandbox as the rest of the cell."""
@@ -121,8 +123,9 @@ class NotebookContext:
         self._turn.tell(lambda: publish(data=data, metadata=metadata or {}, transient=transient, update=update))
 
     def add_cell(self, text: str) -> None:
-        """Put a new cell with this text below."""
-        self._turn.tell(lambda: self._notebook.shell.set_next_input(text, replace=False))
+        """Put a new cell with this text below, for the sandbox: in this kernel it could do anything."""
+        session = "" if self._name == DEFAULT_SESSION else f" --session {self._name}"
+        self._turn.tell(lambda: self._notebook.shell.set_next_input(f"%%sandbox{session}\n{text}", replace=False))
 
     def run_rest(self, code: str, on_ended: Callable[[RunCell], None] | None = None) -> None:
         """Run code in the sandbox when the command is done; its output is the cell's."""

@@ -89,10 +89,14 @@ class Chooser:
 
     def _steps(self, pattern: str) -> Iterator[None]:
         pattern = os.path.expanduser(pattern)
+        fixed = os.path.normpath(os.path.join(self._directory, *_before_wildcards(pattern)))
         for path in matches(pattern, self._directory):
             if path is not None:
                 self._matched = True
                 named = path == os.path.join(self._directory, pattern)
+                if not named and _leads_over_link(os.path.normpath(path), fixed):
+                    self.choice.left_out["links"] += 1
+                    continue
                 # The real path is without links, so that it says where the file lies.
                 yield from self._take_match(os.path.normpath(path), os.path.realpath(path), named=named)
             yield
@@ -127,6 +131,9 @@ class Chooser:
         if secret and not named:
             self.choice.left_out["taken for secrets"] += 1
             return
+        if not named and not os.access(real, os.R_OK):
+            self.choice.left_out["that cannot be read"] += 1
+            return
         if real in self._taken:
             return
         self._taken.add(real)
@@ -154,6 +161,25 @@ class Chooser:
         # Of what lies in the notebook's folder, the names on the way to that folder say nothing.
         path = Path(os.path.relpath(real, self._directory) if self._is_inside(real) else real)
         return self._hidden.cover(path.as_posix().lstrip("/"), folder=os.path.isdir(real))
+
+
+def _before_wildcards(pattern: str) -> Iterator[str]:
+    """Give the folders that a pattern names without a wildcard, as far as they go."""
+    if pattern.startswith("/"):
+        yield "/"
+    for part in pattern.split("/")[:-1]:
+        if any(char in part for char in "*?["):
+            return
+        yield part
+
+
+def _leads_over_link(path: str, above: str) -> bool:
+    """Whether a path, or a folder on the way to it from another one, is a link."""
+    while len(path) > len(above):
+        if os.path.islink(path):
+            return True
+        path = os.path.dirname(path)
+    return False
 
 
 async def _with_turns(steps: Iterator[None]) -> AsyncIterator[None]:

@@ -113,11 +113,15 @@ def _chosen(changes: Sequence[Change], names: Sequence[str]) -> list[Change]:
     paths = {change.path for change in chosen}
     needed = {path[:end] for path in paths for end, char in enumerate(path) if char == "/"} - paths
     parents = [one for one in changes if one.path in needed and one.action is Action.ADD and one.kind is Kind.FOLDER]
-    return [change for change in changes if change in chosen or change in parents] if parents else chosen
+    if not parents:
+        return chosen
+    # Not compared: there may be hundreds of thousands, and two of the same path.
+    taken = {id(change) for change in (*chosen, *parents)}
+    return [change for change in changes if id(change) in taken]
 
 
 def _is_meant(path: str, name: str) -> bool:
-    return path == name or path.startswith(f"{name}/") or fnmatchcase(path, name)
+    return name in ("", ".", "/work") or path == name or path.startswith(f"{name}/") or fnmatchcase(path, name)
 
 
 def _listing(changes: Sequence[Change]) -> list[str]:

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import frame_vectors
+from . import further_vectors as further
+
 WRITES, TOP, COOKIE, REQUESTS = "writes", "top", "cookie", "requests"
 """Effects: a file was written through the server's REST API, something was set in the top frame, the page's cookies
 were read, the browser was made to send a request."""
@@ -732,21 +735,36 @@ CLICKED = {"away-html-link-top": FETCH}
 
 def _vectors() -> list[Vector]:
     frames = {f"frame-{name}": (f'html(r"<script>{script}</script>")', opens)
-              for name, (script, opens) in _FRAMED.items()}  # fmt: skip
-    pages = {f"html-{name}": (f"html(r'''{text}''')", opens) for name, (text, opens) in _HTML.items()}
-    widgets = {f"widget-{name}": entry for name, entry in _WIDGETS.items()}
-    markdown = {f"markdown-{name}": (f"display(Markdown({text}))", opens) for name, (text, opens) in _MARKDOWN.items()}
-    latex = {f"latex-{name}": (f"display(Latex({text}))", opens) for name, (text, opens) in _LATEX.items()}
-    all_of_them = {**pages, **frames, **_OTHER, **markdown, **latex, **widgets}
+              for name, (script, opens) in {**_FRAMED, **frame_vectors.IN_FRAMES}.items()}  # fmt: skip
+    pages = {
+        f"html-{name}": (f"html(r'''{text}''')", opens) for name, (text, opens) in {**_HTML, **further.PAGES}.items()
+    }
+    widgets = {f"widget-{name}": entry for name, entry in {**_WIDGETS, **further.WIDGETS}.items()}
+    markdown = {
+        f"markdown-{name}": (f"display(Markdown({text}))", opens)
+        for name, (text, opens) in {**_MARKDOWN, **further.MARKDOWN}.items()
+    }
+    latex = {
+        f"latex-{name}": (f"display(Latex({text}))", opens)
+        for name, (text, opens) in {**_LATEX, **further.LATEX}.items()
+    }
+    all_of_them = {**pages, **frames, **_OTHER, **further.OTHER, **markdown, **latex, **widgets}
     return [Vector(name, code, opens) for name, (code, opens) in all_of_them.items()]
 
 
 def _destructive() -> list[Vector]:
-    scripts = {f"away-{name}": f'html(r"<script>{script}</script>")' for name, script in _DESTRUCTIVE_SCRIPTS.items()}
+    scripts = {
+        f"away-{name}": f'html(r"<script>{script}</script>")'
+        for name, script in {**_DESTRUCTIVE_SCRIPTS, **frame_vectors.AWAY}.items()
+    }
     pages = {f"away-html-{name}": f"html(r'''{text}''')" for name, text in _DESTRUCTIVE_HTML.items()}
     return [Vector(name, code, CLICKED.get(name, frozenset())) for name, code in {**scripts, **pages}.items()]
 
 
 VECTORS = _vectors()
+CONNECTING = [
+    Vector(f"connect-{name}", f'html(r"<script>{script}</script>")')
+    for name, script in frame_vectors.CONNECTING.items()
+]
 DESTRUCTIVE = _destructive()
 """Vectors that would take away the page that is looked at; nothing but a guard makes them bearable."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from playwright.sync_api import Locator
+from playwright.sync_api import TimeoutError as BrowserTimeoutError
 
 from .lab import Cell, Notebook
+
+PRESS_AGAIN_MS = 20_000
 
 
 class Debugger:
@@ -16,9 +21,15 @@ class Debugger:
         self.frames = self.panel.locator(".jp-DebuggerCallstackFrame")
 
     def enable(self) -> Debugger:
-        """Press the bug in the toolbar and wait until breakpoints can be set."""
+        """Press the bug in the toolbar until breakpoints can be set: JupyterLab may not listen to it yet."""
+        gutter = self._gutter(self.notebook.cell(0)).first
+        for _ in range(2):
+            self.notebook.panel.locator(".jp-DebuggerBugButton").click()
+            with suppress(BrowserTimeoutError):
+                gutter.wait_for(state="attached", timeout=PRESS_AGAIN_MS)
+                return self
         self.notebook.panel.locator(".jp-DebuggerBugButton").click()
-        self._gutter(self.notebook.cell(0)).first.wait_for(state="attached")
+        gutter.wait_for(state="attached")
         return self
 
     def set_breakpoint(self, cell: Cell, line: int) -> Debugger:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sandbox_kernel.guard.frame_script import NO_TRUSTED_TYPES
+from sandbox_kernel.guard.frames import frame
 from sandbox_kernel.requests import leading_commands
 
-from .attack_vectors import DESTRUCTIVE, VECTORS, Vector
+from .attack_vectors import CONNECTING, DESTRUCTIVE, VECTORS, Vector
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -25,12 +27,20 @@ if TYPE_CHECKING:
     from .trial import Trial
 
 TRUSTED_KERNEL = "sandbox-trusted"
+SCRIPTLESS_KERNEL = "sandbox-scriptless"
 INSPECTED = """\
 def do_inspect(code, cursor_pos, detail_level=0, omit_sections=()):
     page = SCRIPTED + '<img src="@URL@/tip.png"><p style="background:url(@URL@/bg.png)">x</p>'
     data = {"text/plain": "a tip", "text/html": page, "text/markdown": "![x](@URL@/md.png)"}
     return {"status": "ok", "found": True, "data": data, "metadata": {}}
 kernel.do_inspect = do_inspect
+"""
+COMPLETED = """\
+def do_complete(code, cursor_pos):
+    match = {"text": "pri" + SCRIPTED, "type": SCRIPTED, "signature": SCRIPTED, "start": 0, "end": cursor_pos}
+    return {"status": "ok", "matches": ["pri" + SCRIPTED], "cursor_start": 0, "cursor_end": cursor_pos,
+            "metadata": {"_jupyter_types_experimental": [match, {**match, "text": "print"}]}}
+kernel.do_complete = do_complete
 """
 QUESTION = """input(SCRIPTED + '<img src="@URL@/prompt.png">')"""
 
@@ -46,12 +56,23 @@ def lab_config() -> Mapping[str, Mapping[str, Any]]:
 @pytest.fixture(scope="module")
 def trusted_kernel(server: LabServer) -> str:
     """Give the server a kernelspec whose outputs are trusted."""
-    folder = server.root.parent / "data" / "kernels" / TRUSTED_KERNEL
+    return add_kernel(server, TRUSTED_KERNEL, "--Guard.trusted_output=True")
+
+
+@pytest.fixture(scope="module")
+def scriptless_kernel(server: LabServer) -> str:
+    """Give the server a kernelspec that runs no script of an output."""
+    return add_kernel(server, SCRIPTLESS_KERNEL, "--Guard.framed_scripts=False")
+
+
+def add_kernel(server: LabServer, name: str, option: str) -> str:
+    """Give the server a kernelspec with this option and return its name."""
+    folder = server.root.parent / "data" / "kernels" / name
     folder.mkdir(parents=True)
-    argv = [sys.executable, "-m", "sandbox_kernel", "-f", "{connection_file}", "--Guard.trusted_output=True"]
-    spec = {"argv": argv, "display_name": "trusted", "language": "python", "interrupt_mode": "message"}
+    argv = [sys.executable, "-m", "sandbox_kernel", "-f", "{connection_file}", option]
+    spec = {"argv": argv, "display_name": name, "language": "python", "interrupt_mode": "message"}
     (folder / "kernel.json").write_text(json.dumps(spec))
-    return TRUSTED_KERNEL
+    return name
 
 
 def attack(browser: BrowserContext, server: LabServer, kernel_name: str, policy: str) -> Iterator[Trial]:
@@ -67,6 +88,7 @@ def attack(browser: BrowserContext, server: LabServer, kernel_name: str, policy:
         trial.settle()
         trial.click_everything()
         inspect(trial)
+        complete(trial)
         ask(trial)
         trial.settle()
         trial.collect()
@@ -81,6 +103,16 @@ def inspect(trial: Trial) -> None:
     notebook.run(trial.source(Vector("inspect", INSPECTED), trial.lab.server.url))
     cell = notebook.append("").click().type("print").press("Shift+Tab")
     page.locator(".jp-Tooltip").wait_for()
+    trial.settle()
+    cell.press("Escape")
+
+
+def complete(trial: Trial) -> None:
+    """Let hostile completions be shown, and with them the documentation that inspection gives."""
+    notebook, page = trial.notebook, trial.page
+    notebook.run(trial.source(Vector("complete", COMPLETED), trial.lab.server.url))
+    cell = notebook.append("").click().type("pri").press("Tab")
+    page.locator(".jp-Completer:not(.lm-mod-hidden) .jp-Completer-item").first.wait_for()
     trial.settle()
     cell.press("Escape")
 
@@ -104,18 +136,7 @@ def trusted(browser: BrowserContext, server: LabServer, trusted_kernel: str) -> 
     yield from attack(browser, server, trusted_kernel, "trusted")
 
 
-# A content security policy does not bind what opens a connection without a request: nothing is sent, but the host is
-# told that somebody is there, and its name may carry something.
-NOT_HELD = {"html-link-preconnect", "frame-preconnect"}
-
-
-def checked(vector: Vector) -> Any:
-    reason = "no policy stops a frame's preconnect"
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if vector.name in NOT_HELD else []
-    return pytest.param(vector, id=vector.name, marks=marks)
-
-
-@pytest.mark.parametrize("vector", [checked(vector) for vector in VECTORS])
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_output_reaches_nothing(guarded: Trial, vector: Vector) -> None:
     assert guarded.reached[vector.name] == set()
 
@@ -125,7 +146,7 @@ def test_trusted_output_reaches_what_is_known_to_be_open(trusted: Trial, vector:
     assert trusted.reached[vector.name] >= vector.opens
 
 
-@pytest.mark.parametrize("name", ["inspect", "question"])
+@pytest.mark.parametrize("name", ["inspect", "complete", "question"])
 def test_answer_and_question_reach_nothing(guarded: Trial, name: str) -> None:
     assert guarded.reached[name] == set()
 
@@ -162,3 +183,66 @@ def test_no_output_takes_the_page_away(guarded: Trial, tmp_path: Path) -> None:
     reached = {vector.name: guarded.reached[vector.name] - vector.opens for vector in DESTRUCTIVE}
     assert {name: effects for name, effects in reached.items() if effects} == {}
     guarded.notebook.run("print(6 * 7)").expect_output("42")
+
+
+@pytest.fixture(scope="module")
+def leaving(browser: BrowserContext, server: LabServer, kernel_name: str) -> Iterator[Trial]:
+    """Scripts that try to leave their frames."""
+    yield from leave(browser, server, kernel_name, "leaving")
+
+
+@pytest.fixture(scope="module")
+def staying(browser: BrowserContext, server: LabServer, scriptless_kernel: str) -> Iterator[Trial]:
+    """The same where frames run no scripts."""
+    yield from leave(browser, server, scriptless_kernel, "staying")
+
+
+def leave(browser: BrowserContext, server: LabServer, kernel_name: str, policy: str) -> Iterator[Trial]:
+    """Run the vectors that connect."""
+    from .elsewhere import elsewhere
+    from .lab import Lab
+    from .trial import Trial
+
+    with elsewhere() as other_host:
+        lab = Lab(browser.new_page(), server, kernel_name)
+        trial = Trial(browser, lab, other_host, policy)
+        trial.open([*CONNECTING, Vector("scripts-run", 'html("<p>shown</p><script>@JS@</script>")')], f"{policy}.ipynb")
+        for _ in range(2):
+            trial.settle()
+        trial.collect()
+        yield trial
+        lab.close()
+        lab.page.close()
+
+
+@pytest.mark.xfail(strict=True, reason="Chromium connects to where a frame would go before it asks the policies")
+@pytest.mark.parametrize("vector", CONNECTING, ids=lambda vector: vector.name)
+def test_script_that_tries_to_leave_connects_to_nothing(leaving: Trial, vector: Vector) -> None:
+    assert leaving.reached[vector.name] == set()
+
+
+@pytest.mark.parametrize("vector", CONNECTING, ids=lambda vector: vector.name)
+def test_frame_without_scripts_connects_to_nothing(staying: Trial, vector: Vector) -> None:
+    assert staying.reached[vector.name] == set()
+
+
+def test_frame_without_scripts_shows_its_text(leaving: Trial, staying: Trial) -> None:
+    assert "scripts-run" in leaving.ran
+    assert "scripts-run" not in staying.ran
+    framed = staying.notebook.cell(len(CONNECTING) + 1).outputs.frame_locator("iframe").frame_locator("iframe")
+    framed.get_by_text("shown").wait_for()
+
+
+def test_scripts_do_not_run_where_there_are_no_trusted_types(browser: BrowserContext) -> None:
+    source = "<p id='p'>kept</p><script>p.textContent = 'changed'</script><img src='x' onerror='p.title = 1'>"
+    ordinary = frame(source)
+    # What a browser that has none makes of it.
+    without = ordinary.replace("window.trustedTypes", "window.none").replace("; require-trusted-types-for 'script'", "")
+    page = browser.new_page()
+    framed = page.frame_locator("iframe").frame_locator("iframe")
+    page.set_content(ordinary)
+    framed.get_by_text("changed").wait_for()
+    page.set_content(without)
+    framed.get_by_text(NO_TRUSTED_TYPES).wait_for()
+    assert framed.locator("#p").inner_text() == "kept"
+    page.close()

@@ -58,4 +58,6 @@ def test_cell_in_a_sandbox_plots_shows_progress_asks_and_is_interrupted(lab: Lab
     waiting = notebook.cell(4).start().expect_output("waiting").expect_running()
     notebook.interrupt()
     waiting.wait_until_done().expect_output("KeyboardInterrupt")
+    # ipykernel aborts what comes before it is idle again, and JupyterLab may wait for the end of that for ever.
+    notebook.wait_until_ready()
     notebook.cell(5).run().expect_output("'Ada'")

@@ -41,6 +41,13 @@ _CLICK = """() => {
     for (const node of [...document.querySelectorAll('a, button, svg text, mjx-container *')].filter(isBait)) {
         node.dispatchEvent(new MouseEvent('click', { bubbles: true, cancelable: true, composed: true }));
     }
+    for (const node of document.querySelectorAll('canvas.marks')) {
+        const box = node.getBoundingClientRect();
+        const point = { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 };
+        for (const type of ['pointerover', 'pointermove', 'mouseover', 'mousemove']) {
+            node.dispatchEvent(new PointerEvent(type, { bubbles: true, cancelable: true, composed: true, ...point }));
+        }
+    }
 }"""
 # A notebook's cells that are out of sight are not rendered by default; an attacker's user scrolls.
 RENDER_ALL = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
@@ -124,7 +131,7 @@ class Trial:
         expect(self.notebook.cell(len(sources) - 1).prompt).to_have_text(re.compile(r"^\[\d+\]:$"))
 
     def click_everything(self) -> None:
-        """Click whatever says "bait", in the page and in frames, with a user's right to do so."""
+        """Click whatever says "bait" and point at charts, in the page and in frames, with a user's right to do so."""
         for frame in self.page.frames:
             _evaluate(frame, _CLICK)
 

@@ -181,9 +181,9 @@ class FrontEnd:
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": True}
         return self.send("execute_request", {**content, "stop_on_error": True, **options}, header=header)
 
-    def run(self, code: str, **options: Any) -> Exchange:
+    def run(self, code: str, *, timeout: float = PATIENCE, **options: Any) -> Exchange:
         """Run a cell to its end."""
-        return self.finish(self.cell(code, **options))
+        return self.finish(self.cell(code, **options), timeout=timeout)
 
     def ask(self, msg_type: str, content: Json | None = None, *, channel: str = "shell") -> Json:
         """Return the content of the reply to a request."""

@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,25 @@ def test_links_in_an_uploaded_folder_are_left_out(notebook: FrontEnd, folder: Pa
     assert cell.result == "['real']"
     assert "2 links" in cell.stream()
     assert "2 no regular files" in cell.stream()
+
+
+@pytest.mark.parametrize("pattern", ["globbed/*", "globbed/*.csv", "**/*.csv", "glob*/away/*"])
+def test_wildcards_take_no_links(notebook: FrontEnd, folder: Path, tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "outside").mkdir(exist_ok=True)
+    (tmp_path / "outside/far.csv").write_text("far")
+    (folder / "globbed").mkdir(exist_ok=True)
+    (folder / "globbed/near.csv").write_text("near")
+    for name in ("link.csv", "away"):
+        with suppress(FileExistsError):
+            (folder / f"globbed/{name}").symlink_to(tmp_path / "outside" / ("far.csv" if name == "link.csv" else ""))
+    cell = notebook.run(f"%sandbox upload {pattern}", stop_on_error=False)
+    assert not cell.questions
+    assert "far" not in cell.stream()
+    if pattern != "glob*/away/*":
+        assert cell.status == "ok"
+        assert "link" in cell.stream()
+    else:
+        assert cell.status == "error"
 
 
 def test_secrets_are_not_taken_by_patterns_and_asked_for_by_name(notebook: FrontEnd, folder: Path) -> None:
@@ -285,11 +305,20 @@ def test_a_link_of_this_machine_in_the_way_is_not_followed(notebook: FrontEnd, f
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hundred_thousand_files_are_listed_and_refused(notebook: FrontEnd) -> None:
-    notebook.run("os.makedirs('swarm', exist_ok=True)\nfor i in range(100_001): open(f'swarm/{i}', 'w').close()")
-    assert "more than" in notebook.run("%sandbox download swarm").error["evalue"]
+def test_a_hundred_thousand_files_are_listed_and_offered_and_twice_as_many_refused(notebook: FrontEnd) -> None:
+    swarm = "os.makedirs('swarm', exist_ok=True)\nfor i in range(100_000): open(f'swarm/{i}', 'w').close()"
+    assert notebook.run(swarm, timeout=300).status == "ok"
     assert "There are more" in notebook.run("%sandbox files swarm").stream()
-    assert notebook.run("import shutil; shutil.rmtree('swarm')").status == "ok"
+    offered = notebook.cell("%sandbox download swarm", stop_on_error=False)
+    notebook.until(lambda: bool(offered.questions) or offered.done, 300)
+    assert offered.questions, offered.reply
+    assert "100,000 files" in offered.stream() + str(offered.questions)
+    notebook.answer("n")
+    assert notebook.finish(offered).status == "error"
+    links = "for i in range(100_001): os.link(f'swarm/{i % 100_000}', f'swarm/link-{i}')"
+    assert notebook.run(links, timeout=300).status == "ok"
+    assert "more than" in notebook.run("%sandbox download swarm", timeout=300).error["evalue"]
+    assert notebook.run("import shutil; shutil.rmtree('swarm')", timeout=300).status == "ok"
 
 
 def test_a_cell_that_races_with_the_download_changes_only_what_is_its_own(notebook: FrontEnd, folder: Path) -> None:

@@ -459,3 +459,23 @@ def test_debugpy_is_imported_when_somebody_debugs(tmp_path: Path) -> None:
         assert front_end.run(imported).result == "True"
         assert debug("initialize", clientID="test", adapterID="")["success"]
         assert debug("attach")["command"] == "attach"
+        front_end.drain()
+        assert [msg["content"] for _, msg in front_end.others if msg["msg_type"] == "stream"] == []
+
+
+def test_breakpoint_goes_on_where_nobody_debugs(notebook: FrontEnd) -> None:
+    assert notebook.run("breakpoint(); 1 + 1", allow_stdin=False).result == "2"
+
+
+@pytest.mark.parametrize("pause", [0, 0.05, 0.2])
+def test_a_cell_sent_right_after_quit_runs_in_a_fresh_python(notebook: FrontEnd, pause: float) -> None:
+    assert notebook.run("left = 1; quit()").status == "ok"
+    time.sleep(pause)
+    cell = notebook.run("'left' in dir()")
+    assert cell.result == "False"
+    assert "a fresh one" in cell.stream("stderr")
+
+
+def test_quitting_but_keeping_the_kernel_keeps_it(notebook: FrontEnd) -> None:
+    assert notebook.run("kept = 1; exit(keep_kernel=True)").status == "ok"
+    assert notebook.run("kept").result == "1"

@@ -21,6 +21,7 @@ from sandbox_kernel.errors import (
     CommandError,
     ConfigurationError,
     NotFoundError,
+    SandboxKernelError,
     SandboxLostError,
     SandboxTimeoutError,
     StateError,
@@ -411,6 +412,63 @@ async def test_sandbox_that_sends_more_than_allowed_is_stopped(sandbox: Sandbox)
     with pytest.raises(TransferError, match="more than 1000000 bytes"):
         await sandbox.pull("value")
     assert (await sandbox.run("1")).text == "1"
+
+
+LARGE = """
+import numpy
+value = numpy.zeros(10_000_000, numpy.uint8)
+inside = next(held for name, held in vars(get_ipython()).items() if name.startswith("_sandbox_values_"))
+"""
+
+
+async def forge(sandbox: Sandbox, body: str) -> None:
+    """Let the sandbox's half of `pull` do something else."""
+    assert await sandbox.pull("__name__") == "__main__"
+    code = f"def get(shell, buffers, name, path, largest):\n  import os\n  {body}"
+    assert (await sandbox.run(f"{LARGE}exec({code!r}, inside)")).ok
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("_tell(shell, {'header': {'kind': 'npy'}, 'size': 10_000_000})", "its size is not"),
+        ("_tell(shell, {'header': {'kind': 'npy'}, 'size': 1 << 60})", "the limit is"),
+        ("_tell(shell, {'header': {'kind': 'npy'}, 'size': -5})", "broken"),
+        ("_tell(shell, {'header': {'kind': 'npy'}, 'size': 1 << 31}); open(path, 'wb').write(b'x')", "its size is not"),
+        ("_tell(shell, {'header': {'kind': 'npy'}, 'size': 1 << 21}); open(path, 'wb').write(bytes(1 << 22))", "size"),
+        ("open(path, 'wb').write(b'x' * 10_000)", "sent nothing"),
+        ("_tell(shell, {'header': {'kind': 'npy'}, 'size': 10_000_000}); os._exit(1)", "ended"),
+    ],
+)
+async def test_pipe_of_a_hostile_sandbox_ends_with_an_error(sandbox: Sandbox, body: str, error: str) -> None:
+    pytest.importorskip("numpy")
+    await forge(sandbox, body)
+    with pytest.raises(SandboxKernelError, match=error):
+        await asyncio.wait_for(sandbox.pull("value"), 20)
+
+
+async def test_large_value_that_nobody_reads_to_its_end_is_given_up(sandbox: Sandbox) -> None:
+    np = pytest.importorskip("numpy")
+    await sandbox.push(value=1)
+    stalled = "def put_from(*_):\n  import time\n  time.sleep(600)"
+    assert (await sandbox.run(f"{LARGE}exec({stalled!r}, inside)")).ok
+    pushing = asyncio.ensure_future(sandbox.push(value=np.zeros(50_000_000, np.uint8)))
+    await asyncio.sleep(0.5)
+    pushing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pushing
+    assert (await asyncio.wait_for(sandbox.run("value.nbytes"), 20)).text == "10000000"
+
+
+async def test_large_values_of_every_kind_come_back(sandbox: Sandbox) -> None:
+    np = pytest.importorskip("numpy")
+    text, array = "ü" * 2_000_000, np.arange(3_000_000).reshape(1000, 3000).T
+    await sandbox.push(text=text, array=array)
+    assert await sandbox.pull("text") == text
+    came = await sandbox.pull("array")
+    assert np.array_equal(came, array)
+    came[0, 0] = 7
+    assert (await sandbox.run("array[0, 0] = 9")).ok
 
 
 async def test_pickle_of_a_hostile_sandbox_is_never_opened(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -16,8 +19,10 @@ import pytest
 
 from sandbox_kernel.errors import CommandError
 from sandbox_kernel.providers.local import bubblewrap
+from sandbox_kernel.workspace import applying
 from sandbox_kernel.workspace.applying import apply_changes, discard_changes
-from sandbox_kernel.workspace.changes import ChangeReader
+from sandbox_kernel.workspace.changes import Action, ChangeReader
+from sandbox_kernel.workspace.exchange import exchange as exchange_names
 from sandbox_kernel.workspace.layers import Layer, LayerStore, remove_tree
 from sandbox_kernel.workspace.patterns import Patterns
 from sandbox_kernel.workspace.secrets import Secrets
@@ -236,6 +241,124 @@ def test_what_takes_the_place_of_a_file_after_it_was_shown_is_left_alone(
     os.close(view)
     assert names(place / "outside") == ["file"]
     assert (place / "outside/file").read_text() == "outside"
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "folder", "removed"])
+def test_an_edit_at_the_moment_of_apply_is_not_lost(
+    place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    racer = Racer(place, folder)
+    (racer.upper / "data.csv").write_text("the cell's")
+    (change,) = racer.changes()
+
+    def edit_and_exchange(directory: int, one: str, other: str) -> bool:
+        # Behind the last look, and before the exchange.
+        monkeypatch.setattr(applying, "exchange", exchange_names)
+        if how != "in place":
+            (folder / "data.csv").unlink()
+        if how == "folder":
+            (folder / "data.csv").mkdir()
+        elif how != "removed":
+            (folder / "data.csv").write_text("the user's")
+        return exchange_names(directory, one, other)
+
+    monkeypatch.setattr(applying, "exchange", edit_and_exchange)
+    outcome = apply_changes(racer.layer, racer.secrets, [change])
+    assert [one for one, _ in outcome.refused] == [change]
+    if how in ("in place", "replaced"):
+        assert (folder / "data.csv").read_text() == "the user's"
+    assert names(folder) == [*(["data.csv"] if how != "removed" else []), "sub", "sub/file"]
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "folder"])
+def test_an_edit_at_the_moment_of_a_removal_is_not_lost(
+    place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    racer = Racer(place, folder)
+    os.mknod(racer.upper / "data.csv", stat.S_IFCHR, os.makedev(0, 0))
+    (change,) = racer.changes()
+    assert change.action is Action.REMOVE
+
+    def name_and_edit() -> str:
+        # Behind the last look, and before the file is moved aside.
+        if how != "in place":
+            (folder / "data.csv").unlink()
+        if how == "folder":
+            (folder / "data.csv").mkdir()
+        else:
+            (folder / "data.csv").write_text("the user's")
+        return ".sandbox-aside"
+
+    monkeypatch.setattr(applying, "_temporary_name", name_and_edit)
+    outcome = apply_changes(racer.layer, racer.secrets, [change])
+    assert [one for one, _ in outcome.refused] == [change]
+    if how != "folder":
+        assert (folder / "data.csv").read_text() == "the user's"
+    assert names(folder) == ["data.csv", "sub", "sub/file"]
+
+
+def test_edits_that_race_with_apply_are_never_lost(place: Path, folder: Path) -> None:
+    racer = Racer(place, folder)
+    editor = Editor(place, folder / "data.csv")
+    replaced: dict[str, int] = {}
+    editor.start()
+    try:
+        for number in range(100):
+            text = f"cell {number}"
+            (racer.upper / "data.csv").write_text(text)
+            for change in racer.changes():
+                outcome = apply_changes(racer.layer, racer.secrets, [change])
+                assert [one for one, _ in outcome.refused] in ([], [change])
+                if not outcome.refused:
+                    assert change.host is not None
+                    replaced[text] = change.host[1]
+            # Until it was saved again, so that no cell's file replaces another's.
+            edits = len(editor.kept)
+            while len(editor.kept) < edits + 2:
+                time.sleep(0.0001)
+    finally:
+        editor.stop()
+    # What apply replaced was what it had shown, and that was what was last saved before.
+    taken = [(text, saved) for text, saved in editor.taken if text in replaced]
+    assert taken
+    assert taken == [(text, replaced[text]) for text, _ in taken]
+
+
+class Editor(threading.Thread):
+    """Saves a file over and over, and notes what was there instead of what it had saved before."""
+
+    def __init__(self, place: Path, path: Path) -> None:
+        super().__init__()
+        self._place, self._path = place, path
+        self._stopped = threading.Event()
+        self._first = path.stat().st_ino
+        self.kept: list[int] = []
+        """Descriptors, so that no number of an inode comes twice."""
+        self.taken: list[tuple[str, int]] = []
+        """What a cell wrote, and the inode of what had been saved before it."""
+
+    def run(self) -> None:
+        here = os.open(self._place, os.O_RDONLY)
+        saved = self._first
+        while not self._stopped.is_set():
+            new = self._place / "saved"
+            new.write_text(f"edit {len(self.kept)}")
+            inode = new.stat().st_ino
+            assert exchange_names(here, "saved", str(self._path.relative_to(self._place)))
+            out = new.read_text()
+            if out.startswith("cell"):
+                self.taken.append((out, saved))
+            saved = inode
+            self.kept.append(os.open(new, os.O_RDONLY))
+            new.unlink()
+            time.sleep(0.001 * (len(self.kept) % 5))
+        os.close(here)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+        for descriptor in self.kept:
+            os.close(descriptor)
 
 
 def read_quietly(racer: Racer, change: Any) -> None:

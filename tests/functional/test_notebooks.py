@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from ast import literal_eval
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,15 +18,23 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from sandbox_kernel.workspace.layers import remove_tree
+from tests.emulators.bedrock import KEYS, bedrock
 
 from .client import kernel_environment
 
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 PLAIN = "any-notebook"
+GENERATE = "generate"
 CELL_TIMEOUT = 120
 
 ALLOWED = 'c.SandboxSession.approvals = {"apply": "allow", "discard": "allow"}'
+MODEL = """\
+c.SandboxSession.approvals = {{"generate": "allow"}}
+c.BedrockModel.endpoint_url = "{}"
+c.BedrockModel.region = "us-east-1"
+"""
+"""A user whose models are emulated."""
 written: dict[str, set[str]] = {}
 """By notebook, the files that are there after it was executed and were not before."""
 
@@ -44,7 +54,7 @@ def executed(path: Path) -> NotebookNode:
     notebook = read(path)
     # A copy of the folder, because a notebook may write to it and JupyterLab leaves its own files there, and Jupyter's
     # folders of a user who allows that.
-    with TemporaryDirectory(dir="/var/tmp") as place:
+    with TemporaryDirectory(dir="/var/tmp") as place, ExitStack() as models:
         folder = Path(place, "notebooks")
         folder.mkdir()
         for each in NOTEBOOKS:
@@ -52,6 +62,11 @@ def executed(path: Path) -> NotebookNode:
         environment = {**kernel_environment(Path(place)), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
         Path(place, "config").mkdir()
         Path(place, "config/jupyter_sandbox_config.py").write_text(f"{ALLOWED}\n{own_configuration(notebook)}")
+        if path.stem == GENERATE:
+            environment |= {"AWS_ACCESS_KEY_ID": KEYS, "AWS_SECRET_ACCESS_KEY": "of the emulator"}
+            Path(place, "config/jupyter_sandbox_config.py").write_text(
+                MODEL.format(models.enter_context(bedrock()).url)
+            )
         resources = {"metadata": {"path": str(folder)}}
         client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=kernel_of(path), resources=resources)
         client.execute(env=environment)
@@ -161,7 +176,8 @@ def test_workspace_applies_what_it_shows_and_no_more() -> None:
     assert ".env  24 bytes  (never applied" in text("diff")
     assert "Applied: 1 added." in text("apply")
     assert "Discarded: 3 added." in text("discard")
-    assert text("after") == str(sorted([*(each.name for each in NOTEBOOKS), "squares.csv"]))
+    notebooks = [path.name for path in NOTEBOOKS]
+    assert literal_eval(text("after")) == sorted([*notebooks, "squares.csv"])
     assert "overlay: changes stay in a layer" in text("status")
     assert written["workspace"] == {"squares.csv"}
 
@@ -184,6 +200,26 @@ def test_tools_are_called_as_the_notebook_says() -> None:
     assert error.ename == "ToolValidationError"
     assert "line 6: Starting a process with a shell" in error.evalue
     assert text("versions").startswith("*   1  ")
+
+
+def test_generate_writes_runs_refines_and_corrects_code() -> None:
+    def answer(cell: str) -> str:
+        (shown,) = (one for one in outputs_of(GENERATE, cell) if "text/markdown" in one.get("data", {}))
+        return str(shown.data["text/markdown"])
+
+    assert 'ax.bar(cities["city"], cities["population"])' in answer("plot")
+    assert "It ran, in " in answer("plot")
+    assert 'ax.set_title("Cities")' in answer("refine")
+    for cell in ("plot", "refine"):
+        assert any("image/png" in one.get("data", {}) for one in outputs_of(GENERATE, cell))
+    assert any(one.get("text", "").startswith("sum 144") for one in outputs_of(GENERATE, "file"))
+    assert '+print("in all", cities["population"].sum())' in answer("fix")
+    assert any(one.get("text", "").startswith("in all 144") for one in outputs_of(GENERATE, "fix"))
+    assert "- cities: pandas.DataFrame; shape (4, 2)" in text_of(GENERATE, "context")
+    assert "begins with" in answer("explain")
+    assert text_of(GENERATE, "history").count("generate") == 3
+    assert "5 entries" in text_of(GENERATE, "forget")
+    assert text_of(GENERATE, "models").count("Amazon Bedrock") == 3
 
 
 @pytest.fixture(scope="module")

@@ -320,3 +320,59 @@ def test_files_and_folders_are_removed_and_links_not_followed(bridge: Bridge, tr
     assert bridge.files.want_turn
     bridge.run()
     assert bridge.end["code"] == "ENOENT"
+
+
+# ---- passages
+
+
+def test_what_is_sent_into_a_passage_is_read_by_its_path(bridge: Bridge) -> None:
+    bridge.begin("pass", "", credit=0)
+    with Path(bridge.said[0][0]["reader"]).open("rb", buffering=0) as pipe:
+        bridge.go_on("file-data", b"one")
+        bridge.go_on("file-data", b"two")
+        assert [said["taken"] for said, _ in bridge.said[1:]] == [3, 6]
+        assert pipe.read(100) == b"onetwo"
+
+
+def test_a_passage_says_no_more_is_taken_than_the_pipe_holds(bridge: Bridge) -> None:
+    bridge.begin("pass", "", credit=0)
+    content = os.urandom(3 * MEGABYTE)
+    bridge.go_on("file-data", content)
+    assert bridge.said[-1][0]["taken"] < len(content)
+    came = b""
+    with Path(bridge.said[0][0]["reader"]).open("rb", buffering=0) as pipe:
+        while len(came) < len(content):
+            came += pipe.read(MEGABYTE)
+            _, writable = bridge.files.descriptors
+            bridge.files.turn(writable)
+    assert came == content
+    assert bridge.said[-1][0]["taken"] == len(content)
+    assert bridge.files.descriptors == (set(), set())
+
+
+def test_what_a_cell_writes_comes_out_as_far_as_there_is_credit(bridge: Bridge) -> None:
+    bridge.begin("pass", "", credit=4)
+    with Path(bridge.said[0][0]["writer"]).open("wb", buffering=0) as pipe:
+        pipe.write(b"abcdefgh")
+    readable, _ = bridge.files.descriptors
+    bridge.files.turn(readable)
+    assert bridge.data == b"abcd"
+    assert bridge.files.descriptors == (set(), set())
+    bridge.go_on("file-credit", size=100)
+    bridge.go_on("file-commit")
+    bridge.run()
+    assert bridge.data == b"abcdefgh"
+    assert bridge.end == {"id": 1, "end": True}
+
+
+def test_a_passage_that_is_given_up_ends_who_reads_and_who_writes(bridge: Bridge) -> None:
+    bridge.begin("pass", "", credit=0)
+    paths = bridge.said[0][0]
+    with Path(paths["reader"]).open("rb", buffering=0) as reader:
+        bridge.go_on("file-cancel")
+        assert reader.read(1) == b""
+    bridge.begin("pass", "", credit=10)
+    with Path(bridge.said[-1][0]["writer"]).open("wb", buffering=0) as writer:
+        bridge.go_on("file-cancel")
+        with pytest.raises(BrokenPipeError):
+            writer.write(b"x")

@@ -19,8 +19,10 @@ from sandbox_kernel.events import EventLog
 from sandbox_kernel.lifecycle import State, move
 from sandbox_kernel.session import SandboxSession, SessionInfo
 from sandbox_kernel.shell_command import ShellCommand
+from sandbox_kernel.workspace.changes import Action, Change, Kind
 from sandbox_magics.commands import run_line
 from sandbox_magics.registry import CellCommand, Command, all_cell_commands, all_commands
+from sandbox_magics.workspace import _chosen
 
 
 class FakeSession:
@@ -412,3 +414,10 @@ def test_stub_says_where_a_line_belongs() -> None:
 
 def test_errors_of_commands_belong_to_the_projects_tree() -> None:
     assert issubclass(CommandError, SandboxKernelError)
+
+
+def test_choosing_among_very_many_changes_is_not_quadratic() -> None:
+    changes = [Change("many", Action.ADD, Kind.FOLDER)]
+    changes += [Change(f"many/{number}", Action.ADD, Kind.FILE, digest=str(number)) for number in range(100_000)]
+    assert len(_chosen(changes, ["many/*"])) == 100_001
+    assert [change.path for change in _chosen(changes, ["many/7", "many/99999"])] == ["many", "many/7", "many/99999"]

@@ -13,13 +13,18 @@ from traitlets.config.configurable import Configurable
 from sandbox_kernel.cli import main as cli
 from sandbox_kernel.configuration import HOST_OPTIONS
 from sandbox_kernel.events import EventLog
+from sandbox_kernel.generation.models.base import Model
+from sandbox_kernel.generation.models.bedrock import BedrockModel
+from sandbox_kernel.generation.models.openai import OpenAIModel
+from sandbox_kernel.generation.models.strands import StrandsModel
+from sandbox_kernel.generation.settings import Generation
 from sandbox_kernel.guard import Guard
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.tools.settings import Tools
 from sandbox_kernel.tools.workshop import WorkshopSettings
 from sandbox_kernel.workspace.settings import Workspace
-from sandbox_magics.registry import all_commands
+from sandbox_magics.registry import all_cell_commands, all_commands
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGURATION = (REPOSITORY / "docs/configuration.md").read_text(encoding="utf-8")
@@ -29,11 +34,24 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
 
 @pytest.mark.parametrize(
     "owner",
-    [SandboxSession, Guard, Workspace, LocalProvider, EventLog, Tools, WorkshopSettings],
+    [
+        SandboxSession,
+        Guard,
+        Workspace,
+        LocalProvider,
+        EventLog,
+        Generation,
+        Model,
+        BedrockModel,
+        OpenAIModel,
+        StrandsModel,
+        Tools,
+        WorkshopSettings,
+    ],
     ids=lambda owner: owner.__name__,
 )
 def test_configuration_names_every_option_and_no_other(owner: type[Configurable]) -> None:
-    table = CONFIGURATION.partition(f"| option `{owner.__name__}.…` |")[2].partition("\n## ")[0]
+    table = CONFIGURATION.partition(f"| option `{owner.__name__}.…` |")[2].partition("\n\n")[0]
     named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert sorted(named) == sorted(owner.class_own_traits(config=True))
 
@@ -55,7 +73,11 @@ def variables(file: Path) -> set[str]:
 
 def test_readme_names_every_magic_command() -> None:
     table = README.partition("## Commands")[2].partition("## ")[0]
-    assert [one.name for one in all_commands() if not re.search(rf"[ `]{one.name}\b", table)] == []
+    import sandbox_magics.commands  # noqa: F401 - it registers them
+
+    every = (*all_commands(), *all_cell_commands())
+    assert len(every) > 20
+    assert [one.name for one in every if not re.search(rf"[ `]{one.name}\b", table)] == []
 
 
 def test_readme_names_every_subcommand_of_jupyter_sandbox() -> None:

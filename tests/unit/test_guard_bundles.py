@@ -25,6 +25,10 @@ def clean(data: Json, metadata: Json | None = None, **policy: Any) -> Any:
     return BundleGuard(policy.get("mime_types", ()), policy.get("script_hosts", ())).clean(data, metadata or {})
 
 
+def scriptless(data: Json) -> Any:
+    return BundleGuard((), None).clean(data, {})
+
+
 def html_of(source: str) -> str:
     html: str = clean({"text/html": source}).data["text/html"]
     return html
@@ -44,6 +48,7 @@ def inner_document(html: str) -> str:
     [
         {"text/plain": "<script>text</script>"},
         {"text/plain": "x", "text/latex": r"$\frac{a}{b<c}$"},
+        {"text/plain": "x", "text/x-rst": ".. raw:: html"},
         {"application/json": {"a": ["<b>", 1, None]}},
         {"image/png": "iVBORw0KGgo=\n", "text/plain": "<Figure>"},
         {"text/html": "<b>x</b>"},
@@ -119,6 +124,32 @@ def test_html_that_acts_goes_into_two_frames(source: str) -> None:
     assert re.search(r"<iframe[\s/>]", inner, re.IGNORECASE) is None
 
 
+@pytest.mark.parametrize("tag", ["iframe", "LINK", "object", "embed", "frame", "fencedframe"])
+def test_frames_hold_no_element_that_connects_past_their_policy(tag: str) -> None:
+    inner = inner_document(html_of(f"<script>1</script><{tag}/rel=preconnect src=https://e.example href=//e.example>"))
+    assert re.search(rf"<{tag}[\s/>]", inner, re.IGNORECASE) is None
+    assert f"<x-{tag}" in inner
+
+
+def test_style_sheets_of_allowed_hosts_are_imported() -> None:
+    source = "<link rel='stylesheet' href='https://cdn.example/a.css'><script src='https://cdn.example/a.js'></script>"
+    html = clean({"text/html": source}, script_hosts=["https://cdn.example"]).data["text/html"]
+    assert '<style>@import url("https://cdn.example/a.css");</style>' in inner_document(html)
+    assert "@import" not in html_of(source)
+
+
+def test_frames_without_scripts_are_marked_so() -> None:
+    cleaned = scriptless({"text/html": "<p onclick=x>shown</p><script>1</script>"})
+    html = cleaned.data["text/html"]
+    assert "allow-scripts" not in html
+    inner = inner_document(html)
+    assert "script-src 'none'" in inner
+    assert "<p onclick=x>shown</p>" in inner
+    assert cleaned.notes == [IN_FRAME, "its scripts were not run (Guard.framed_scripts)"]
+    assert scriptless({"text/html": "<style>p{color:red}</style><p>x</p>"}).notes == [IN_FRAME]
+    assert "not run" in " ".join(scriptless({"application/javascript": "1", "text/plain": "x"}).notes)
+
+
 @pytest.mark.parametrize("length", [10, 700_000])
 def test_html_that_is_passed_or_cleaned_has_nothing_that_acts(length: int) -> None:
     source = "<td>x</td>" * (length // 10) + "<td <b onmouseover=x>y</b>"
@@ -158,6 +189,9 @@ def test_javascript_runs_in_a_frame_only() -> None:
         ("[l]: javascript:alert(1)", "[l]: #"),
         ("<javascript:alert(1)>", "<\u200bjavascript:alert(1)>"),
         ("```mermaid\ngraph\n```", "```text\ngraph\n```"),
+        ("a\r```mermaid\rgraph\r```", "a\n```text\ngraph\n```"),
+        ("- [ ] ~~~ Mermaid x\n  ~~~", "- [ ] ~~~ text x\n  ~~~"),
+        ("```" + 60 * " " + "{.mermaid}\n```", "```" + 60 * " " + "{.text}\n```"),
     ],
 )  # fmt: skip
 def test_markdown_loses_only_what_acts_or_loads(source: str, cleaned: str) -> None:
@@ -409,3 +443,32 @@ def test_library_that_bokeh_loads_is_there_in_the_frames_of_its_plots() -> None:
         < document.index("var Bokeh = 1;")
         < document.index(script)
     )
+
+
+@pytest.mark.parametrize("chart", ["https://e.example/chart.json", ["https://e.example/chart.json"], None])
+def test_charts_that_are_addresses_are_not_shown(chart: object) -> None:
+    assert "application/vnd.vegalite.v5+json" not in clean({"application/vnd.vegalite.v5+json": chart}).data
+
+
+@pytest.mark.parametrize("change", [{"images[0].source": "https://e.example/x.png"}, {"type": "scattergeo"}])
+def test_what_a_plots_buttons_would_load_is_refused(change: Json) -> None:
+    button = {"method": "update", "args": [change]}
+    figure = {"data": [], "layout": {"updatemenus": [{"buttons": [button]}]}}
+    assert "application/vnd.plotly.v1+json" not in clean({"application/vnd.plotly.v1+json": figure}).data
+
+
+def test_a_widgets_view_is_named_by_an_id() -> None:
+    mime = "application/vnd.jupyter.widget-view+json"
+    assert mime not in clean({mime: {"model_id": "</script><img src=x onerror=y>"}}).data
+    assert mime in clean({mime: {"model_id": "0c1d2e", "version_major": 2}}).data
+
+
+def test_charts_whose_tooltips_could_name_a_picture_are_not_shown() -> None:
+    mime = "application/vnd.vegalite.v5+json"
+    pivot = {"mark": {"type": "rect", "tooltip": {"content": "data"}}, "transform": [{"pivot": "k", "value": "v"}]}
+    by_expression = {**pivot, "mark": {"type": "rect", "tooltip": {"expr": "datum"}}}
+    computed = {"transform": [{"calculate": "1", "as": {"signal": "'im' + 'age'"}}]}
+    for chart in (pivot, by_expression, computed):
+        assert mime not in clean({mime: chart}).data
+    named = {**pivot, "mark": "rect", "encoding": {"tooltip": [{"field": "a"}]}, "params": [{"expr": "datum.a > 1"}]}
+    assert mime in clean({mime: named}).data

@@ -9,7 +9,7 @@ import pytest
 
 from sandbox_kernel.errors import ConfigurationError
 from sandbox_kernel.guard import Guard
-from sandbox_kernel.guard.messages import OUTPUTS, is_stream
+from sandbox_kernel.guard.messages import OUTPUTS, SEARCHED, is_stream
 
 Json = dict[str, Any]
 PARENT = {"msg_id": "request", "msg_type": "execute_request", "session": "front end"}
@@ -126,6 +126,21 @@ def test_streams_are_recognised_exactly(raw: bytes, expected: bool) -> None:
     assert is_stream(memoryview(raw)) is expected
 
 
+@pytest.mark.parametrize("offset", range(-4, 2))
+@pytest.mark.parametrize("piece", ["", "\\", '"', '\\"', "\\\\", '\\\\"', '\\\\\\"', "\\\\\\", "\\n"])
+def test_large_stream_is_judged_as_a_parser_does(piece: str, offset: int) -> None:
+    # Where one part that is searched ends and the next begins.
+    text = "x" * (SEARCHED + offset) + piece
+    for whole in (text, text + "y" * SEARCHED, text + '\\"' + "\\\\" * SEARCHED):
+        raw = f'{{"name": "stdout", "text": "{whole}"}}'
+        try:
+            is_one = set(json.loads(raw)) == {"name", "text"}
+        except ValueError as exc:
+            # What is escaped wrongly is still inside the string.
+            is_one = "escape" in str(exc)
+        assert is_stream(raw.encode()) is is_one
+
+
 def test_key_that_changes_an_objects_prototype_is_taken_out() -> None:
     raw = b'{"data": {"text/plain": "x", "__proto__": {"text/html": "<script>"}}, "metadata": {}}'
     for spelling in (raw, raw.replace(b"__proto__", rb"\u005f_proto__")):
@@ -148,8 +163,17 @@ def test_large_picture_is_not_parsed_but_what_stands_beside_it_is() -> None:
     content = content_of(pass_on(Guard(), "display_data", hidden))
     assert content["data"]["image/png"] == picture
     assert "onerror" not in content["data"]["text/html"].partition("srcdoc")[0]
-    breaking = raw.replace(b"AAAA", b"<'>A", 1)
-    assert "image/png" not in content_of(pass_on(Guard(), "display_data", breaking))["data"]
+    # In each of the pieces in which it is searched, and where two of them meet.
+    first = raw.index(b"AAAA")
+    for place in (first, first + SEARCHED - 1, first + SEARCHED, first + len(picture) - 2):
+        for sign in (b"<", b"'", b">", b"&"):
+            breaking = raw[:place] + sign + raw[place + 1 :]
+            assert "image/png" not in content_of(pass_on(Guard(), "display_data", breaking))["data"]
+        escaped = raw[:place] + b"\\u003c" + raw[place + 6 :] if place < first + SEARCHED + 1 else raw
+        shown = content_of(pass_on(Guard(), "display_data", escaped))["data"]
+        assert ("image/png" in shown) == (escaped is raw)
+        ended = raw[:place] + b'"' + raw[place + 1 :]
+        assert pass_on(Guard(), "display_data", ended) is None
 
 
 def test_output_is_cut_at_the_cells_bound_with_one_notice() -> None:

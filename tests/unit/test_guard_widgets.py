@@ -59,6 +59,22 @@ def test_update_of_a_widget_that_was_not_seen_is_cleaned_as_if_it_showed_html() 
     assert updated(Guard(), {"value": "<i onclick=x>y</i>"}, "unknown") == {"value": "<i>y</i>"}
 
 
+@pytest.mark.parametrize("value", [["<img src=x onerror=y>"], [["<img src=x", "onerror=y>"]]])
+def test_html_in_a_list_is_html_too(value: Any) -> None:
+    state = opened(Guard(), state_of("HTMLModel", value=value))
+    assert state is not None
+    assert state["value"] == ""
+    assert updated(Guard(), {"value": value}, "unknown") == {"value": ""}
+    # A slider's ends, and tags.
+    assert updated(Guard(), {"value": [1, 5]}, "unknown") == {"value": [1, 5]}
+
+
+def test_a_style_in_a_list_loads_nothing() -> None:
+    state = opened(Guard(), state_of("LabelStyleModel", background=[["url(https://e.example)"]], font_size="9px"))
+    assert state is not None
+    assert (state["background"], state["font_size"]) == (None, "9px")
+
+
 def test_text_of_other_widgets_stays() -> None:
     guard = Guard()
     opened(guard, state_of("TextareaModel"))

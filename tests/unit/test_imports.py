@@ -52,6 +52,18 @@ def test_commands_load_without_what_the_kernel_process_does_not_need() -> None:
     loaded = modules_after("from sandbox_kernel.commands import load_commands\nload_commands()")
     assert "sandbox_magics.commands" in loaded
     assert LEFT_OUT.isdisjoint(loaded)
+    # Nor what is about models, before one is asked.
+    assert [name for name in loaded if name.startswith(("sandbox_kernel.generation", "markdown_it", "sqlite3"))] == []
+
+
+def test_generation_is_set_up_without_the_clients_of_services() -> None:
+    loaded = modules_after(
+        "from traitlets.config import Config\nfrom sandbox_kernel.generation.generator import Generator\n"
+        "from sandbox_kernel.generation.models.registry import BUILT_IN, make_model\n"
+        "[make_model({'kind': kind, 'model': 'x'}, Config()) for kind in BUILT_IN]"
+    )
+    assert "sandbox_kernel.generation.models.bedrock" in loaded
+    assert {"boto3", "botocore", "httpx", "strands", "markdown_it", "sqlite3"}.isdisjoint(loaded)
 
 
 def test_a_needless_import_would_be_noticed() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from contextlib import redirect_stderr
 from types import ModuleType
 from typing import Any
 
@@ -68,15 +69,23 @@ def postpone_debugpy() -> None:
             self.variable_explorer = explorer()
         return await process(self, message)
 
+    # As debugpy has it while nobody debugs.
+    sys.breakpointhook = ignore_breakpoint
     # ipykernel makes an explorer with its debugger.
     debugger.VariableExplorer = lambda: None
     debugger.Debugger.process_request = process_first
 
 
+def ignore_breakpoint(*_arguments: object, **_options: object) -> None:
+    """Go on: there is no debugger that `breakpoint()` could stop in."""
+
+
 def _load(debugger: Any) -> list[str]:
     """Import what the stand-ins stand for; return the files of all modules that this imported."""
     known = set(sys.modules)
-    importlib.import_module(_FIRST)
+    # What it warns of is for the log, where ipykernel has it, too: no cell is to show it.
+    with redirect_stderr(sys.__stderr__):
+        importlib.import_module(_FIRST)
     for name, value in list(vars(debugger).items()):
         if isinstance(value, _StandIn):
             setattr(debugger, name, value.load())

@@ -11,10 +11,11 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any, Union
 
+from sandbox_kernel.bridge.passage import Passage
 from sandbox_kernel.bridge.paths import described, inside, matches, with_insides
 from sandbox_kernel.link.protocol import FRAME_SIZE, Buffer
 
@@ -147,7 +148,7 @@ class Walking:
         """Forget it."""
 
 
-Operation = Union[Reading, Writing, Walking]
+Operation = Union[Reading, Writing, Walking, Passage]
 
 
 class FileOperations:
@@ -162,10 +163,18 @@ class FileOperations:
         """Whether there is something to do at once."""
         return any(operation.wants_turn for operation in self._operations.values())
 
-    def turn(self) -> None:
-        """Give each its turn."""
+    @property
+    def descriptors(self) -> tuple[set[int], set[int]]:
+        """The descriptors that have to be readable, and writable, before there is more to do."""
+        passages = [one for one in self._operations.values() if isinstance(one, Passage)]
+        readable = {one.readable for one in passages if one.readable is not None}
+        return readable, {one.writable for one in passages if one.writable is not None}
+
+    def turn(self, ready: Container[int] = ()) -> None:
+        """Give each its turn: those that need not wait, and those whose descriptors are ready."""
         for number, operation in list(self._operations.items()):
-            if operation.wants_turn:
+            waited = isinstance(operation, Passage) and (operation.readable in ready or operation.writable in ready)
+            if operation.wants_turn or waited:
                 self._guarded(number, partial(self._step, number, operation))
 
     def command(self, command: dict[str, Any], data: Buffer) -> None:
@@ -191,8 +200,13 @@ class FileOperations:
         op = command["op"]
         if op == "file-cancel":
             self._end(number)
-        elif op == "file-credit" and isinstance(operation, Reading):
+        elif op == "file-credit" and isinstance(operation, (Reading, Passage)):
             operation.allow(command["size"])
+        elif op == "file-data" and isinstance(operation, Passage):
+            operation.take(data)
+            self._step(number, operation)
+        elif op == "file-commit" and isinstance(operation, Passage):
+            operation.commit()
         elif op == "file-data" and isinstance(operation, Writing):
             self._emit({"id": number, **operation.take(data)}, b"")
         elif op == "file-commit" and isinstance(operation, Writing):
@@ -225,6 +239,8 @@ class FileOperations:
 
 def started(command: dict[str, Any]) -> Operation:
     """Return the operation that a command asks for. Raises OSError or OperationError."""
+    if command["do"] == "pass":
+        return Passage(command["credit"])
     path = os.path.expanduser(command["path"])
     match command["do"]:
         case "read":

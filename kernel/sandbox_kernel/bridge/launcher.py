@@ -70,6 +70,8 @@ def main() -> None:
             super().init_iopub(context)
             context.sockopts.clear()
 
+    from zmq.utils import garbage
+
     app = Application.instance()
     # It ends with the bridge, also where no namespace ends it.
     app.parent_handle = os.getppid()
@@ -82,8 +84,13 @@ def main() -> None:
         app.kernel, describing.describe, *request
     )
     app.kernel.shell_handlers["sandbox_count_request"] = lambda *request: set_count(app.kernel, request[2])
-    # Made by its first user, which must be this thread: a request for a subshell may already be waiting.
-    getattr(getattr(app, "shell_channel_thread", None), "manager", None)
+    # pyzmq's thread that learns of what was sent. The first flush needs it; so cells see no thread come from nowhere.
+    garbage.gc.start()
+    # Made by its first user, which must be this thread, and complete before the control thread serves: a request for a
+    # subshell may already be waiting.
+    manager = getattr(getattr(app, "shell_channel_thread", None), "manager", None)
+    if manager is not None:
+        manager._on_recv_callback = app.kernel.shell_main
     # As if all that had just been looked through; else the first allocation looks, before anybody is served.
     gc.freeze()
     gc.unfreeze()

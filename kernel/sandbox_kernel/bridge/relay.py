@@ -73,6 +73,8 @@ class Bridge:
         self._files = FileOperations(lambda said, data: self._event("operation", data, **said))
         self._tools = ToolSockets(self._poller, lambda number, frame: self._event("tool", frame, connection=number))
         self._tools.listen(inner.tools)
+        self._polled: dict[int, int] = {}
+        """Descriptors of file operations, and what is waited for."""
         self._own: dict[str, Callable[[bytes], None]] = {}
         self._busy = 0
         self._warm_up_due: float | None = None
@@ -103,8 +105,21 @@ class Bridge:
             self._on_descriptors(ready)
             self._tools.turn(ready)
             if self._polling_commands:
-                self._files.turn()
+                self._files.turn(ready)
             self._flush()
+            self._poll_files()
+
+    def _poll_files(self) -> None:
+        """Wait for what operations wait for, unless they have no turn because the link is full."""
+        readable, writable = self._files.descriptors if self._polling_commands else ((), ())
+        wanted: dict[int, int] = {**dict.fromkeys(readable, zmq.POLLIN), **dict.fromkeys(writable, zmq.POLLOUT)}
+        if wanted == self._polled:
+            return
+        for fd in self._polled.keys() - wanted.keys():
+            self._poller.unregister(fd)
+        for fd, events in wanted.items():
+            self._poller.register(fd, events)
+        self._polled = wanted
 
     def close(self) -> None:
         """End everything that the bridge started."""

@@ -54,9 +54,9 @@ def code_blocks(text: str) -> list[Block]:
 
     text = without_controls(text)
     lines = text.split("\n")
-    # Without it, hostile nesting of quotes and lists takes long.
-    parser = MarkdownIt("commonmark", {"maxNesting": 10}).disable(["html_block", "reference"])
-    tokens = parser.parse(text, {"inline": False}) if text.count("\n>") < 1000 else []
+    # Blocks only: what stands in a line does not matter here, and takes long where it is nested by an enemy.
+    parser = MarkdownIt("commonmark", {"maxNesting": 10}).disable(["html_block", "reference", "inline", "text_join"])
+    tokens = parser.parse(text)
     fences = [token for token in tokens if token.type == "fence"][:MAX_BLOCKS]
     return [
         Block(

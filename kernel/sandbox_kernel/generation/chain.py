@@ -144,6 +144,8 @@ class _Attempt:
         self._began = time.monotonic()
         self.characters = 0
         self.first = 0.0
+        self._heard = 0.0
+        """When it last said something, in seconds since it was asked."""
 
     @property
     def seconds(self) -> float:
@@ -160,7 +162,9 @@ class _Attempt:
                         yield self._answered(piece, "it reached the most tokens that it may have" if piece.cut else "")
                         return
                     text = piece.text[: self._settings.max_answer - self.characters]
-                    self.first = self.first or self.seconds
+                    if text:
+                        self._heard = self.seconds
+                        self.first = self.first or self._heard
                     self.characters += len(text)
                     yield Text(text)
                     if self.characters >= self._settings.max_answer:
@@ -174,12 +178,27 @@ class _Attempt:
     async def _next(self, pieces: AsyncGenerator[Text | End, None]) -> Text | End:
         settings = self._settings
         pause = settings.next_token_timeout if self.characters else settings.first_token_timeout
+        left = min(self._heard + pause - self.seconds, settings.answer_timeout - self.seconds)
+        if left <= 0:
+            # It sends something, and no words.
+            raise self._late()
+        # Not wait_for, which before Python 3.12 may swallow the interrupt of a stream that is quick.
+        waiting = asyncio.ensure_future(anext(pieces))
         try:
-            return await asyncio.wait_for(anext(pieces), max(0.0, min(pause, settings.answer_timeout - self.seconds)))
-        except asyncio.TimeoutError:
-            raise self._model.error(Reason.TIMEOUT, f"waited {self.seconds:.1f} s") from None
+            await asyncio.wait([waiting], timeout=left)
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.wait([waiting])
+        if waiting.cancelled():
+            raise self._late()
+        try:
+            return waiting.result()
         except StopAsyncIteration:
             raise self._model.error(Reason.BROKEN) from None
+
+    def _late(self) -> ModelError:
+        return self._model.error(Reason.TIMEOUT, f"waited {self.seconds:.1f} s")
 
     def _answered(self, end: End, cut: str) -> Answered:
         return Answered(self._model.name, self.seconds, self.first, end.input_tokens, end.output_tokens, cut)

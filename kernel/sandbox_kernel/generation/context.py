@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from sandbox_kernel.cell_memory import RunCell
 from sandbox_kernel.errors import NotFoundError, SandboxError
@@ -17,8 +18,13 @@ from .redaction import HIDDEN, is_secret_name
 from .settings import Generation
 from .text import fenced, one_line
 
+T = TypeVar("T")
+
 MAX_VARIABLES = 100
 MAX_FILES = 100
+MAX_TOOLS = 50
+MAX_TOOL = 300
+"""Characters of what is told of a tool."""
 MAX_CELLS = 6
 MAX_CELL = 4000
 """Characters of a cell, or of a traceback, that are sent."""
@@ -59,6 +65,8 @@ class NotebookContext:
 
     python: str = ""
     packages: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    """What code can call besides, a line each."""
     variables: tuple[Variable, ...] = ()
     files: tuple[str, ...] = ()
     heads: tuple[Head, ...] = ()
@@ -83,24 +91,32 @@ class NotebookContext:
 
     def shortened(self) -> NotebookContext | None:
         """Return it with less; None if nothing is left to leave out."""
-        if len(self.cells) > 1:
-            return replace(self, cells=self.cells[1:])
-        if len(self.files) > 10:
-            return replace(self, files=self.files[: len(self.files) // 2])
-        if len(self.variables) > 10:
-            return replace(self, variables=self.variables[: len(self.variables) // 2])
-        if self.heads:
-            return replace(self, heads=self.heads[:-1])
-        if self.packages or self.files or self.cells or self.variables:
-            return NotebookContext(self.python, variables=self.variables[: len(self.variables) // 2])
-        return None
+        # The first that is long enough is shortened.
+        shorter: tuple[tuple[bool, Callable[[], NotebookContext]], ...] = (
+            (len(self.cells) > 1, lambda: replace(self, cells=self.cells[1:])),
+            (len(self.files) > 10, lambda: replace(self, files=_half(self.files))),
+            (len(self.variables) > 10, lambda: replace(self, variables=_half(self.variables))),
+            (bool(self.heads), lambda: replace(self, heads=self.heads[:-1])),
+            (bool(self.tools), lambda: replace(self, tools=_half(self.tools))),
+            (self != self._last_words, lambda: self._last_words),
+        )
+        return next((make() for applies, make in shorter if applies), None)
+
+    @property
+    def _last_words(self) -> NotebookContext:
+        return NotebookContext(self.python, variables=self.variables[:5])
+
+
+def _half(whole: tuple[T, ...]) -> tuple[T, ...]:
+    return whole[: len(whole) // 2]
 
 
 async def gather(session: SandboxSession, settings: Generation, prompt: str) -> NotebookContext:
     """Ask a sandbox that runs what it has; one that does not, has nothing."""
     cells = tuple(session.cells)[-MAX_CELLS:]
     named = _named_files([prompt])
-    known = NotebookContext(cells=cells)
+    tools = [one_line(line, MAX_TOOL) for offered in session.offers for line in offered()][:MAX_TOOLS]
+    known = NotebookContext(cells=cells, tools=tuple(tools))
     if session.state is not State.ACTIVE:
         return replace(known, unknown="no sandbox is running")
     try:
@@ -201,6 +217,8 @@ def _text(context: NotebookContext) -> str:
         parts += [f"Variables and files are not known: {context.unknown}.", ""]
     if context.python:
         parts += [f"Python {context.python}. Packages that are installed: {', '.join(context.packages) or 'none'}.", ""]
+    if context.tools:
+        parts += ["## Functions that are there besides", "", *(f"- {line}" for line in context.tools), ""]
     if context.variables:
         lines = (f"- {one.name}: {one.type}" + (f"; {one.detail}" if one.detail else "") for one in context.variables)
         parts += ["## Variables, the newest first", "", *lines, ""]

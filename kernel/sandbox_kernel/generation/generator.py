@@ -61,7 +61,11 @@ class Generator:
     # ---- asking
 
     async def context(self, prompt: str) -> NotebookContext:
-        """Return what a model is to be told of the notebook."""
+        """Return what a model is to be told of the notebook. Raises what keeps a sandbox from starting."""
+        session = self._session
+        costs = session.capabilities.billed and session.state in (State.INACTIVE, State.ERROR)
+        if session.state is not State.ACTIVE and not costs:
+            await session.start()
         return await gather(self._session, self.settings, prompt)
 
     def request(self, system: str, wish: str, context: NotebookContext | None) -> ModelRequest:

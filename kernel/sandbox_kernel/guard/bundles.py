@@ -9,7 +9,7 @@ from typing import Any
 
 from .json_text import Json, RefusedError, text_of
 
-PLAIN = frozenset({"text/plain", "text/latex", "application/json"})
+PLAIN = frozenset({"text/plain", "text/latex", "text/x-rst", "application/json"})
 """Types that front ends show as text or data, whatever is in them."""
 IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "application/pdf"})
 """Types in base64."""
@@ -31,6 +31,7 @@ MAX_TYPES = 100
 IN_FRAME = "shown in a sandboxed frame"
 CUT = "parts that could act or load from elsewhere were removed"
 _OBJECT = re.compile(r"<[\w.]+(?: object)?(?: at 0x[0-9a-f]+)?>")
+_MODEL_ID = re.compile(r"[\w.-]{1,200}")
 _NUMBER = re.compile(r"\d{1,5}(?:\.\d{1,3})?(?:px|%)?")
 _MARKUP = re.compile("[\"'<>&:/\\\\]")
 """What neither a quoted attribute nor an address does without."""
@@ -51,9 +52,10 @@ class Cleaned:
 class BundleGuard:
     """Cleans bundles by one policy."""
 
-    def __init__(self, mime_types: Collection[str], script_hosts: Sequence[str]) -> None:
+    def __init__(self, mime_types: Collection[str], script_hosts: Sequence[str] | None) -> None:
+        """``script_hosts``: see `frames.Hosts`."""
         self._allowed = frozenset(mime_types)
-        self._script_hosts = tuple(script_hosts)
+        self._script_hosts = None if script_hosts is None else tuple(script_hosts)
         self._bokeh = ""
         """What `output_notebook` loads: later plots look for it in their page, and each has its own frame."""
 
@@ -134,7 +136,7 @@ class BundleGuard:
             if "text/html" not in made.data:
                 made.data["text/html"] = frames.script_frame(scripts[0], self._script_hosts)
             made.notes.append(IN_FRAME)
-            made.notes += frames.missing(scripts[0], self._script_hosts)
+            made.notes += frames.missing(f"<script>{scripts[0]}", self._script_hosts)
         if IN_FRAME in made.notes:
             made.data["text/plain"] = _text_beside_frame(data)
 
@@ -188,7 +190,7 @@ def _checked_base64(value: object) -> object:
 
 
 def _checked_view(value: object) -> Json:
-    if type(value) is not dict or type(value.get("model_id")) is not str or len(value["model_id"]) > 200:
+    if type(value) is not dict or type(value.get("model_id")) is not str or not _MODEL_ID.fullmatch(value["model_id"]):
         raise RefusedError("no widget is named")
     return {key: one for key, one in value.items() if key == "model_id" or type(one) is int}
 

@@ -4,14 +4,17 @@ Two frames, one in the other. The inner one holds the output; its scripts run wi
 policy forbids it every connection, but no policy of its own can keep a frame from navigating itself away, which is a
 request to another host, too. The outer frame's policy can: it has no script, and its `frame-src` binds what it holds.
 
-WebRTC knows no content security policy. So it is taken out of the inner frame before anything else runs there, and
-trusted types see to it that no script of the output makes another frame, with another WebRTC, inside it.
+What no content security policy covers is taken out of the inner frame before the output's scripts run there: see
+`frame_script`. What cannot be taken out is `location`: a frame that tries to navigate is stopped, but Chromium has
+opened a connection by then. Only a frame without scripts does not do that, which hosts that are None mean here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+from . import frame_script
 
 DEFAULT_HEIGHT = 300
 SHORT, SHORT_HEIGHT = 2000, 120
@@ -26,62 +29,61 @@ TAIL = 20_000
 """Characters at the end, where a plot stands behind the library that draws it."""
 FALLBACK = "An interactive output in a sandboxed frame: run the cell again to see it."
 """Shown where frames are taken away, as JupyterLab does in a notebook that is opened again."""
+NO_SCRIPTS = "its scripts were not run (Guard.framed_scripts)"
+_RUNS = re.compile(r"<script\b|\son\w+\s*=|javascript:", re.IGNORECASE)
 _HEIGHTS = re.compile(
     r'(?:"(?:height|continuousHeight)"\s*:\s*|\bheight\s*[:=]\s*["\']?)(\d{2,4})(?:\.\d+)?(?:px|[\s,;}"\'])'
 )
 _SCRIPT_HOST = re.compile(r"https?://([\w.-]+(?::\d+)?)/[^\s\"'<>`]{0,200}(?:\.js\b|npm/)")
-_FRAME_TAG = re.compile(r"<(?=iframe[\s/>])", re.IGNORECASE)
-_FIRST = """\
-(function () {
-  function gone(name) { Object.defineProperty(window, name, { value: undefined }); }
-  ["RTCPeerConnection", "webkitRTCPeerConnection", "mozRTCPeerConnection", "XSLTProcessor"].forEach(gone);
-  function html(text, type, sink) {
-    if (/srcdoc/i.test(sink) || /<!ENTITY/i.test(text)) { return ""; }
-    text = text.replace(/<(?=(?:[^\\s<>\\/]*:)?iframe(?:[\\s\\/>]|$))/gi, "<x-");
-    return /^Document write/.test(sink) ? text.replace(/<(?=[a-z]*$)/i, "&lt;") : text;
-  }
-  function script(text, type, sink) { return /^Location/.test(sink) ? null : text; }
-  function keep(text) { return text; }
-  if (window.trustedTypes) {
-    trustedTypes.createPolicy("default", { createHTML: html, createScript: script, createScriptURL: keep });
-  }
-})();"""
-"""What runs in the inner frame before the output does. The regular expressions' backslashes are JavaScript's."""
+_FORBIDDEN_TAG = re.compile(rf"<(?=(?:{'|'.join(frame_script.FORBIDDEN)})[\s/>])", re.IGNORECASE)
+_STYLESHEET = re.compile(
+    r"""<link\s(?=[^<>]{0,1000}\brel\s*=\s*["']?stylesheet\b)[^<>]{0,1000}\bhref\s*=\s*["']?(https?://[\w./:@%+~?=-]+)[^<>]{0,1000}>""",
+    re.IGNORECASE,
+)
 _STYLE = (
     "html,body{margin:0;background:#fff;color:#111;font:13px/1.4 system-ui,sans-serif}body{padding:4px}"
     "table{border-collapse:collapse;font-size:12px}td,th{padding:.3em .6em;text-align:right}"
 )
 
 
-def policy(script_hosts: Sequence[str] = (), *, inner: bool = False) -> str:
+Hosts = Sequence[str] | None
+"""Hosts from which an output may load scripts besides its own; None where no scripts run at all."""
+
+
+def policy(script_hosts: Hosts = (), *, inner: bool = False) -> str:
     """Return the content security policy of both frames; the inner one's asks for trusted types, too."""
-    hosts = "".join(f" {host}" for host in script_hosts)
+    hosts = "".join(f" {host}" for host in script_hosts or ())
+    scripts = "'none'" if script_hosts is None else f"'unsafe-inline' 'unsafe-eval'{hosts}"
     return (
-        f"default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'{hosts}; style-src 'unsafe-inline'{hosts}; "
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'{hosts}; "
         "img-src data: blob:; media-src data: blob:; font-src data:; connect-src 'none'; frame-src 'none'; "
         "child-src 'none'; worker-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'"
         + ("; require-trusted-types-for 'script'; trusted-types default" if inner else "")
     )
 
 
-def frame(html: str, script_hosts: Sequence[str] = (), *, height: int | None = None) -> str:
+def frame(html: str, script_hosts: Hosts = (), *, height: int | None = None) -> str:
     """Return HTML that shows ``html`` in a frame of its own; ``height`` in pixels is estimated if not known."""
-    shown = _FRAME_TAG.sub("<x-", html)
-    inner = (
-        f"{_head(policy(script_hosts, inner=True))}<script>{_FIRST}</script><style>{_STYLE}</style></head>"
-        f"<body>{shown}</body></html>"
-    )
+    shown = _FORBIDDEN_TAG.sub("<x-", _with_imports(html) if script_hosts else html)
+    first = "" if script_hosts is None else f"<script>{frame_script.SCRIPT}</script>"
+    sandbox = "" if script_hosts is None else "allow-scripts"
+    inner = f"{_head(policy(script_hosts, inner=True))}{first}<style>{_STYLE}</style></head><body>{shown}</body></html>"
     outer = (
         f"{_head(policy(script_hosts))}"
         "<style>html,body{margin:0;height:100%;overflow:hidden}iframe{border:0;width:100%;height:100%}</style></head>"
-        f'<body><iframe sandbox="allow-scripts" srcdoc="{_attribute(inner)}"></iframe></body></html>'
+        f'<body><iframe sandbox="{sandbox}" srcdoc="{_attribute(inner)}"></iframe></body></html>'
     )
     pixels = min(LARGEST, max(SMALLEST, height or estimated_height(html)))
     return (
         f'<div style="height: {pixels}px; width: 100%; resize: vertical; overflow: hidden;">'
-        f'<iframe sandbox="allow-scripts" referrerpolicy="no-referrer" style="width: 100%; height: 100%; border: 0;" '
+        f'<iframe sandbox="{sandbox}" referrerpolicy="no-referrer" style="width: 100%; height: 100%; border: 0;" '
         f'srcdoc="{_attribute(outer)}">{FALLBACK}</iframe></div>'
     )
+
+
+def _with_imports(html: str) -> str:
+    """Load style sheets by a rule, which a policy binds, where the output does it by links, which are taken away."""
+    return _STYLESHEET.sub(r'<style>@import url("\1");</style>', html)
 
 
 def _head(rules: str) -> str:
@@ -92,14 +94,16 @@ def _head(rules: str) -> str:
     )
 
 
-def missing(html: str, script_hosts: Sequence[str]) -> list[str]:
-    """Return a note that names hosts from which the output would load scripts, where they are not allowed."""
+def missing(html: str, script_hosts: Hosts) -> list[str]:
+    """Return notes on what the output's scripts will lack: a host that is not allowed, or to be run at all."""
+    if script_hosts is None:
+        return [NO_SCRIPTS] if _RUNS.search(html) else []
     asked = dict.fromkeys(_SCRIPT_HOST.findall(html[:TAIL] + html[-TAIL:]))
     absent = [host for host in asked if not any(host in allowed for allowed in script_hosts)]
     return [f"scripts from {', '.join(absent[:3])} were not loaded (Guard.script_hosts)"] if absent else []
 
 
-def script_frame(script: str, script_hosts: Sequence[str] = (), *, body: str = "") -> str:
+def script_frame(script: str, script_hosts: Hosts = (), *, body: str = "") -> str:
     """Return HTML that runs JavaScript in a frame; it finds its output's place as `element`, as in a notebook."""
     script = re.sub(r"</(?=script)", r"<\\/", script, flags=re.IGNORECASE)
     place = f'{body}<div id="output"></div>'

@@ -35,9 +35,7 @@ _KEPT_IMAGE = re.compile(
 _NO_IMAGE = re.compile(r"!\[[^\[\]]{0,200}\](?!\s*[(\[])")
 _DESTINATION = re.compile(r"(\]\(\s*<?|\]:\s*<?)([^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)")
 _AUTOLINK = re.compile(r"<([A-Za-z][A-Za-z0-9+.-]*:[^\s<>]*)>")
-_MERMAID = re.compile(
-    r"^([ \t>*+\d.)-]*(?:`{3,}|~{3,})[ \t]{0,20}\{?[ \t.]{0,20})(mermaid)", re.IGNORECASE | re.MULTILINE
-)
+_MERMAID = re.compile(r"(?<![`~])((?:`{3,}|~{3,})[^\w`~\n]*)mermaid", re.IGNORECASE)
 _FENCE = re.compile(r"(?:^|(?<=\n\n))```[\w+-]*\n((?:(?!.*```).*\n)*?)```(?=\n|$)")
 _CODE_LINE = re.compile(r"(?:^|(?<=\n))[^`<\\|\n]*(?:`[^`\n\\|]+`[^`<\\|\n]*)+(?=\n|$)")
 _CODE_SPAN = re.compile(r"`[^`]+`")
@@ -53,6 +51,8 @@ class Cleaned(NamedTuple):
 
 def clean_markdown(source: str) -> Cleaned:
     """Return Markdown that neither acts nor loads."""
+    # Browsers' parsers end lines with returns, too.
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
     text = _MERMAID.sub(r"\1text", source)
     if "<" in text:
         text = _clean_html(text)

@@ -25,6 +25,8 @@ MAX_NAME = 1024
 MAX_PROMPT = 10_000
 BIG = 64 * 1024
 """Bytes of an image from which it is worth not to parse it."""
+SEARCHED = 128 * 1024
+"""Bytes of a stream's text that are searched at a time."""
 EMPTY = b"{}"
 
 _STREAM = re.compile(rb'\{"name": ?"std(?:out|err)", ?"text": ?"')
@@ -70,11 +72,23 @@ def is_stream(content: Buffer) -> bool:
     start = _STREAM.match(content)
     if start is None or len(content) < start.end() + 2 or bytes(content[-2:]) != b'"}':
         return False
-    # A copy, because only bytes are searched at the memory's speed.
-    text = bytes(content[start.end() : -2])
-    if b'"' in text or text.endswith(b"\\"):
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b'"' not in text and not text.endswith(b"\\")
+    return _is_inside_string(content, start.end(), len(content) - 2)
+
+
+def _is_inside_string(content: Buffer, start: int, end: int) -> bool:
+    """Whether a JSON string that is open at the start is still open at the end."""
+    carried = b""
+    for begin in range(start, end, SEARCHED):
+        # A copy, because only bytes are searched at the memory's speed, but one that the processor's cache holds.
+        text = carried + bytes(content[begin : min(begin + SEARCHED, end)])
+        carried = b""
+        if b'"' in text or text.endswith(b"\\"):
+            # Then each backslash that is left escapes what stands behind it.
+            text = text.replace(b"\\\\", b"") if b"\\\\" in text else text
+            if text.count(b'"') != text.count(b'\\"'):
+                return False
+            carried = b"\\" if text.endswith(b"\\") else b""
+    return not carried
 
 
 def check_stream(content: Buffer) -> None:
@@ -139,10 +153,10 @@ def parse_display(content: Buffer) -> Parsed:
     """
     if len(content) < BIG:
         return parse(content)
-    return parse(_without_images(bytes(content)))
+    return parse(_without_images(content))
 
 
-def _without_images(raw: bytes) -> bytes:
+def _without_images(raw: Buffer) -> bytes:
     """Cut out the text of images that stand first in a bundle.
 
     Exact: from the beginning on it is known at each byte whether it is in a string, and a string without a backslash
@@ -153,18 +167,30 @@ def _without_images(raw: bytes) -> bytes:
     taken = 0
     while found is not None and (entry := _IMAGE_ENTRY.match(raw, found.end())) is not None:
         start = entry.end()
-        end = raw.find(b'"', start)
-        if end < 0 or raw.find(b"\\", start, end) >= 0:
+        end, plain = _end_of_string(raw, start)
+        if end < 0:
             break
-        if end - start > BIG and entry.group().startswith(b'"image/') and _is_plain(raw[start:end]):
+        if plain and end - start > BIG and entry.group().startswith(b'"image/'):
             parts.append(raw[taken:start])
             taken = end
         found = _NEXT_ENTRY.match(raw, end + 1)
     return b"".join([*parts, raw[taken:]])
 
 
-def _is_plain(text: bytes) -> bool:
-    return not any(character in text for character in (b"<", b">", b"&", b"'"))
+def _end_of_string(raw: Buffer, start: int) -> tuple[int, bool]:
+    """Return where a JSON string without a backslash ends, -1 where it has one, and whether it is free of markup."""
+    plain = True
+    for begin in range(start, len(raw), SEARCHED):
+        # Copied for the same reason as a stream's text.
+        text = bytes(raw[begin : begin + SEARCHED])
+        end = text.find(b'"')
+        text = text[:end] if end >= 0 else text
+        if b"\\" in text:
+            break
+        plain = plain and not any(character in text for character in (b"<", b">", b"&", b"'"))
+        if end >= 0:
+            return begin + end, plain
+    return -1, False
 
 
 def check_input_request(content: Buffer) -> Json:

@@ -62,6 +62,12 @@ class Guard(Configurable):
         help="Hosts, such as https://cdn.plot.ly, from which framed outputs may load scripts. "
         "An address that is loaded can carry data out of the sandbox.",
     )
+    framed_scripts = Bool(
+        True,
+        config=True,
+        help="Whether scripts of outputs run in their frames. They can send nothing. But where one tries to leave its "
+        "frame, Chromium looks up the host's name and connects to it, and a name can carry data out of the sandbox.",
+    )
     max_message_size = Integer(256_000_000, config=True, help="Bytes of one message; larger ones are dropped. 0: any.")
     max_cell_output = Integer(
         1_000_000_000, config=True, help="Bytes of all messages of one cell; what follows is dropped. 0: any."
@@ -119,7 +125,8 @@ class Guard(Configurable):
             )
             if values
         ]
-        return f"on; also allowed: {'; '.join(added)}" if added else "on"
+        scripts = "on" if self.framed_scripts else "on, without scripts in frames"
+        return f"{scripts}; also allowed: {'; '.join(added)}" if added else scripts
 
     @property
     def largest(self) -> int:
@@ -132,7 +139,7 @@ class Guard(Configurable):
     def _bundles(self) -> BundleGuard:
         from .bundles import BundleGuard
 
-        return BundleGuard(self.mime_types, self.script_hosts)
+        return BundleGuard(self.mime_types, self.script_hosts if self.framed_scripts else None)
 
     @cached_property
     def _replies(self) -> ReplyGuard:

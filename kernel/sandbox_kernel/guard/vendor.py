@@ -20,6 +20,8 @@ _PLOTLY_LOADERS = frozenset({"source", "style", "topojsonURL", "plotlyServerURL"
 _VEGA_LOADERS = frozenset({"url", "href", "usermeta", "loader", "patch"})
 _VEGA_PICTURES = re.compile(r"image|\\", re.IGNORECASE)
 """Marks and tooltips of that name load a URL, which an expression may have put together."""
+_WHOLE_DATUM = re.compile(r"\bdata\s*\(|\bevent\b|\b(?:datum|parent|item)\b(?!\s*[.\[])")
+"""Expressions that may give a tooltip all fields, among them those that a pivot has named after data."""
 
 
 def strings(value: Any) -> Iterator[tuple[str, str]]:
@@ -39,10 +41,11 @@ def strings(value: Any) -> Iterator[tuple[str, str]]:
 
 def check_plotly(figure: object) -> None:
     """Raise RefusedError if drawing the figure would load something."""
-    if any(trace.get("type") in _MAPS for trace in _traces(figure)):
+    if any(trace.get("type") in _MAPS for trace in _traces(figure)) or _becomes_map(figure):
         raise RefusedError("a map is fetched from another host")
     for key, text in strings(figure):
-        if key in _PLOTLY_LOADERS and _REMOTE.match(text) and not _DATA.match(text):
+        # What buttons and sliders change is named by its path: `images[0].source`.
+        if key.rpartition(".")[2] in _PLOTLY_LOADERS and _REMOTE.match(text) and not _DATA.match(text):
             raise RefusedError("it loads from another host")
 
 
@@ -55,11 +58,38 @@ def _traces(figure: object) -> Iterator[dict[str, Any]]:
         yield from (trace for trace in part.get("data") or () if isinstance(trace, dict))
 
 
+def _becomes_map(figure: object) -> bool:
+    """Whether a button or a slider may make a map of a trace."""
+    layout = figure.get("layout") if isinstance(figure, dict) else None
+    controls = [layout.get(name) for name in ("updatemenus", "sliders")] if isinstance(layout, dict) else []
+    return any(text in _MAPS for _, text in strings(controls))
+
+
 def check_vega(spec: object) -> None:
-    """Raise RefusedError if drawing the chart would load something."""
+    """Raise RefusedError if drawing the chart would load something, or if it is only the address of one."""
+    if not isinstance(spec, dict):
+        raise RefusedError("no chart")
     for key, text in strings(spec):
         if text in _VEGA_LOADERS or key in _VEGA_LOADERS or _VEGA_PICTURES.search(text):
             raise RefusedError("it may load from another host")
+    texts = {text for _, text in strings(spec)}
+    if _computes_names(spec) or ("pivot" in texts and ("content" in texts or any(map(_WHOLE_DATUM.search, texts)))):
+        raise RefusedError("its tooltips may load from another host")
+
+
+def _computes_names(spec: object) -> bool:
+    """Whether names of fields are made by expressions; a tooltip takes a field of the name `image` for an address."""
+    stack = [spec]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, dict):
+            named = one.get("as")
+            if isinstance(named, dict) or (isinstance(named, list) and any(isinstance(name, dict) for name in named)):
+                return True
+            stack.extend(one.values())
+        elif isinstance(one, list):
+            stack.extend(one)
+    return False
 
 
 def clean_geojson(value: Any, depth: int = 0) -> Any:

@@ -278,6 +278,11 @@ def _are_texts(output: Json, *keys: str) -> bool:
 
 def _clean_html(state: Json, note: Note) -> bool:
     value = state.get("value")
+    if isinstance(value, list) and "<" in _text_of(value):
+        # A browser makes a text of it, and HTML of the text.
+        state["value"] = ""
+        note(UNTRUSTED_HTML)
+        return True
     if type(value) is not str or "<" not in value:
         return False
     from . import markup
@@ -292,11 +297,18 @@ def _clean_html(state: Json, note: Note) -> bool:
 
 def _clean_styles(state: Json) -> bool:
     """Drop what would make a style sheet load something."""
-    loading = [key for key, value in state.items() if type(value) is str and key[0] != "_" and _LOADS.search(value)]
+    loading = [key for key, value in state.items() if key[:1] != "_" and _LOADS.search(_text_of(value))]
+    loading = [key for key in loading if key not in ("value", "description")]
     for key in loading:
-        if key not in ("value", "description"):
-            state[key] = None
-    return any(key not in ("value", "description") for key in loading)
+        state[key] = None
+    return bool(loading)
+
+
+def _text_of(value: object) -> str:
+    """Return about the text that a browser makes of a value where it needs a text."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text_of, value))
+    return value if type(value) is str else ""
 
 
 def _clean_classes(state: Json) -> bool:

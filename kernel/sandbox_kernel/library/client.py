@@ -61,7 +61,7 @@ class Cell:
         timeout: float = 0.0,
         on_input: Callable[[InputRequest], None] | None = None,
         on_value: Callable[[Json, list[Buffer]], None] | None = None,
-        before: Sequence[tuple[str, Sequence[Buffer]]] = (),
+        buffers: Sequence[Buffer] = (),
         approve: Callable[[str], Awaitable[str]] | None = None,
         available_tools: Sequence[str] | None = None,
         variables: Mapping[str, Any] | None = None,
@@ -69,9 +69,8 @@ class Cell:
         """Take the code of a cell.
 
         ``hidden``: neither counted nor kept in the history, and its outputs are dropped. ``on_value`` takes messages of
-        the type `sandbox_value`. ``before`` are hidden cells, with binary buffers, that run immediately before it and
-        whose ends nobody waits for, so that many are on their way at once. ``approve`` answers questions about its
-        calls of tools, of which it may use those that match ``available_tools``; ``variables`` are of their context.
+        the type `sandbox_value`. ``buffers`` go with the request. ``approve`` answers questions about its calls of
+        tools, of which it may use those that match ``available_tools``; ``variables`` are of their context.
         """
         self.code = code
         self.msg_id = uuid.uuid4().hex
@@ -80,7 +79,7 @@ class Cell:
         self.timeout = timeout
         self.on_input = on_input
         self.on_value = on_value
-        self.before = before
+        self.buffers = buffers
         self.approve = approve
         self.scope = CellScope(
             self.correlation_id, None if available_tools is None else frozenset(available_tools), variables or {}
@@ -280,25 +279,21 @@ class Client:
         self._used = self._used or not cell.hidden
         self._log("cell", cell)
         try:
-            for code, buffers in cell.before:
-                self._execute(code, uuid.uuid4().hex, hidden=True, buffers=buffers)
-            self._execute(cell.code, cell.msg_id, hidden=cell.hidden, stdin=cell.on_input is not None)
+            self._execute(cell)
         except ValueError as exc:
             self._end(cell, InvocationError(f"The cell is too large for a sandbox: {exc}."))
 
-    def _execute(
-        self, code: str, msg_id: str, *, hidden: bool, stdin: bool = False, buffers: Sequence[Buffer] = ()
-    ) -> None:
+    def _execute(self, cell: Cell) -> None:
         content = {
-            "code": code,
-            "silent": hidden,
-            "store_history": not hidden,
+            "code": cell.code,
+            "silent": cell.hidden,
+            "store_history": not cell.hidden,
             "user_expressions": {},
-            "allow_stdin": stdin,
+            "allow_stdin": cell.on_input is not None,
             "stop_on_error": False,
         }
-        header = self._header("execute_request", msg_id)
-        self.session.send([envelope.SHELL + TOKEN, header, b"{}", b"{}", _dump(content), *buffers])
+        header = self._header("execute_request", cell.msg_id)
+        self.session.send([envelope.SHELL + TOKEN, header, b"{}", b"{}", _dump(content), *cell.buffers])
 
     def _end(self, cell: Cell, error: SandboxKernelError | None = None) -> None:
         if cell is not self._current:

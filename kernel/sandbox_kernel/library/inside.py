@@ -7,25 +7,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from .values import Buffer, TransferError, decode, encode, pieces  # noqa: TC004 - they are in the namespace
+    from .values import Buffer, TransferError, decode, encode, fresh_memory  # noqa: TC004 - they are in the namespace
 
-PIECE = 8 * 1024 * 1024
-"""Bytes in one message."""
-PIECES = "_sandbox_pieces"
-"""Attribute of the shell that holds what has arrived of values."""
+SMALL_VALUE = 1024 * 1024
+"""Bytes up to which a value goes in a message. A larger one goes through a pipe (bridge/passage.py)."""
 
 
-def put(shell: Any, name: str, header: dict[str, Any], key: str) -> None:
-    """Give a variable the value whose pieces have arrived."""
-    arrived = getattr(shell, PIECES).pop(key)
+def put(shell: Any, buffers: Sequence[Buffer], name: str, header: dict[str, Any]) -> None:
+    """Give a variable the value that came with this cell."""
     try:
-        shell.user_ns[name] = decode(header, arrived)
+        shell.user_ns[name] = decode(header, buffers)
     except TransferError as exc:
         _tell(shell, {"error": str(exc)})
 
 
-def get(shell: Any, name: str) -> None:
-    """Send the value of a variable."""
+def put_from(shell: Any, _: Sequence[Buffer], name: str, header: dict[str, Any], path: str, size: int) -> None:
+    """Give a variable the value that comes through a pipe."""
+    whole = fresh_memory(size)
+    with open(path, "rb", buffering=0) as pipe:  # noqa: PTH123 - as elsewhere inside
+        position = 0
+        while position < size:
+            count = pipe.readinto(whole[position:])
+            if not count:
+                raise EOFError("the value ended before it was whole")
+            position += count
+    put(shell, [whole], name, header)
+
+
+def get(shell: Any, _: Sequence[Buffer], name: str, path: str, largest: int) -> None:
+    """Send the value of a variable, a large one through a pipe unless it has more than ``largest`` bytes."""
     if name not in shell.user_ns:
         _tell(shell, {"error": "there is no variable of that name in the sandbox"})
         return
@@ -34,10 +44,14 @@ def get(shell: Any, name: str) -> None:
     except TransferError as exc:
         _tell(shell, {"error": str(exc)})
         return
-    parts = pieces(buffers, PIECE)
-    _tell(shell, {"header": header, "size": sum(len(one) for part in parts for one in part)})
-    for part in parts:
-        _tell(shell, {}, part)
+    size = sum(memoryview(one).nbytes for one in buffers)
+    _tell(shell, {"header": header, "size": size}, buffers if size <= SMALL_VALUE else ())
+    if SMALL_VALUE < size <= largest:
+        with open(path, "wb", buffering=0) as pipe:  # noqa: PTH123 - as elsewhere inside
+            for buffer in buffers:
+                rest = memoryview(buffer).cast("B")
+                while len(rest):
+                    rest = rest[pipe.write(rest) :]
 
 
 def _tell(shell: Any, content: dict[str, Any], buffers: Sequence[Buffer] = ()) -> None:

@@ -216,14 +216,14 @@ class Sandbox:
 
     async def read(self, path: str, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield a file's content in pieces; see `SandboxFiles.read`. Relative paths begin in the working folder."""
-        await self._ensure_started()
+        await self.ensure_started()
         async with aclosing(self._session.files.read(path, limit=limit)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def write(self, path: str, content: bytes | AsyncIterable[bytes], *, mode: int = 0o644) -> int:
         """Write a file, whole or from pieces, and return its size in bytes; see `SandboxFiles.write`."""
-        await self._ensure_started()
+        await self.ensure_started()
         pieces = _pieces(content) if isinstance(content, bytes) else content
         return await self._session.files.write(path, pieces, mode=mode)
 
@@ -231,14 +231,14 @@ class Sandbox:
         self, pattern: str = "*", *, recursive: bool = False, limit: int = 100_000
     ) -> AsyncGenerator[FileEntry, None]:
         """Yield the files that match a pattern; see `SandboxFiles.list`."""
-        await self._ensure_started()
+        await self.ensure_started()
         async with aclosing(self._session.files.list(pattern, recursive=recursive, limit=limit)) as entries:
             async for entry in entries:
                 yield entry
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """Remove a file or a folder; see `SandboxFiles.remove`."""
-        await self._ensure_started()
+        await self.ensure_started()
         await self._session.files.remove(path, recursive=recursive)
 
     # ---- its life
@@ -279,17 +279,8 @@ class Sandbox:
 
     # ---- for the library
 
-    async def run_cell(self, cell: Cell) -> None:
-        """Submit a cell when the sandbox is ready for it."""
-        await self._ensure_started()
-        self._client.submit(cell)
-
-    @property
-    def client(self) -> Client:
-        """What cells are sent by."""
-        return self._client
-
-    async def _ensure_started(self) -> None:
+    async def ensure_started(self) -> None:
+        """Start it, or resume it, if it does not run. Raises what keeps it from that, and what it was lost of."""
         self._belong_here()
         loss, self._client.loss = self._client.loss, None
         if loss is not None:
@@ -302,6 +293,16 @@ class Sandbox:
             case State.ACTIVE:
                 return
         await self._session.start()
+
+    async def run_cell(self, cell: Cell) -> None:
+        """Submit a cell when the sandbox is ready for it."""
+        await self.ensure_started()
+        self._client.submit(cell)
+
+    @property
+    def client(self) -> Client:
+        """What cells are sent by."""
+        return self._client
 
     def _belong_here(self) -> None:
         loop = asyncio.get_running_loop()

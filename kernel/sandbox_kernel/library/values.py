@@ -13,6 +13,7 @@ import datetime  # noqa: ICN001 - its classes have the names of the kinds
 import json
 import math
 import struct
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,31 +72,32 @@ def decode(header: dict[str, Any], buffers: Sequence[Buffer]) -> Any:
         raise TransferError(f"the data that came are broken ({type(exc).__name__}: {str(exc)[:200]})") from None
 
 
-def pieces(buffers: Sequence[Buffer], size: int) -> list[list[memoryview]]:
-    """Return the buffers cut and put together to lists of at most SIZE bytes; at least one list."""
-    found: list[list[memoryview]] = [[]]
-    room = size
-    for buffer in buffers:
-        rest = memoryview(buffer).cast("B")
-        while len(rest):
-            if not room:
-                found.append([])
-                room = size
-            found[-1].append(rest[:room])
-            rest, room = rest[room:], max(0, room - len(rest))
-    return found
+def fresh_memory(size: int) -> memoryview:
+    """Return memory that the system gives when it is written to, not before: who says a size must send it, too."""
+    import mmap
+
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return memoryview(mmap.mmap(-1, size))
+    # Private, and in large pages, which only private memory has: to be given small ones costs as much as to fill them.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Some kernels are made without them.
+    with suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
-def _joined(buffers: Sequence[Buffer]) -> bytearray:
+def _joined(buffers: Sequence[Buffer]) -> Union[bytearray, memoryview]:
     """Return the buffers as one that is ours, and may be written to."""
-    if len(buffers) == 1 and isinstance(whole := buffers[0], bytearray):
-        return whole
-    whole = bytearray(sum(len(one) for one in buffers))
+    if len(buffers) == 1:
+        whole = memoryview(buffers[0])
+        if not whole.readonly:
+            return whole
+    joined = bytearray(sum(len(one) for one in buffers))
     position = 0
     for one in buffers:
-        whole[position : position + len(one)] = one
+        joined[position : position + len(one)] = one
         position += len(one)
-    return whole
+    return joined
 
 
 # ---- JSON

@@ -46,6 +46,11 @@ class LinkChannel(Receiver):
         """Bytes of messages, urgent ones not counted, that have not left."""
         return self._link.bulk_backlog
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return self._link.is_receiving
+
     def hold(self) -> None:
         """Let the other end wait: what it sent cannot be passed on."""
         self._link.hold()

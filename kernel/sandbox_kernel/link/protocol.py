@@ -307,6 +307,11 @@ class Link:
         self._ack = self._received
         self._ack_due = self._ack != self._ack_sent
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return any(assembly.started for assembly in self._assembly.values())
+
     def receive(self, data: memoryview) -> list[Event]:
         """Take bytes that arrived. The view is not kept.
 

@@ -19,8 +19,12 @@ GROUP = "sandbox_kernel.providers"
 # A test keeps them equal to pyproject.toml.
 BUILT_IN = {"local": "sandbox_kernel.providers.local.provider:LocalProvider"}
 
-SECTIONS = {"SandboxSession", "EventLog", "Guard", "Tools", "WorkshopSettings", "Workspace"}
+SECTIONS = {"SandboxSession", "EventLog", "Generation", "Guard", "Tools", "WorkshopSettings", "Workspace"}
 """The configuration's sections that no provider reads."""
+
+MODELS = {"BedrockModel", "OpenAIModel", "StrandsModel"}
+"""Those of models, which are loaded with the first request; a test keeps them equal to pyproject.toml."""
+MODEL_GROUP = "sandbox_kernel.models"
 
 
 def provider_name(config: Config) -> str:
@@ -65,17 +69,17 @@ def provider_names() -> list[str]:
 
 
 def provider_classes(config: Config) -> set[str]:
-    """Return the names of providers' classes: options of those that are not used may stand in the configuration.
+    """Return the names of classes of providers and models: options of those that are not used may stand there, too.
 
     All installed packages are searched only where the configuration has a section that none of this package knows.
     """
-    names = {target.rpartition(":")[2] for target in BUILT_IN.values()}
+    names = {target.rpartition(":")[2] for target in BUILT_IN.values()} | MODELS
     if set(config) - names - SECTIONS:
-        names |= {target.rpartition(":")[2] for target in _installed().values()}
+        names |= {target.rpartition(":")[2] for group in (GROUP, MODEL_GROUP) for target in _installed(group).values()}
     return names
 
 
-def _installed() -> dict[str, str]:
+def _installed(group: str = GROUP) -> dict[str, str]:
     from importlib.metadata import entry_points
 
-    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+    return {entry.name: entry.value for entry in entry_points(group=group)}

@@ -18,11 +18,15 @@ from sandbox_kernel.errors import CommandError
 from .beneath import open_anyway, open_one, opened_folder, opened_root, split, status_of
 from .changes import Action, Change, Kind, own_state, signature
 from .contents import copy
+from .exchange import exchange
 from .layers import Layer
 from .secrets import Secrets
 
 _RESERVE = 64 * 1024 * 1024
 """Bytes that are left free on the host's disk."""
+_MEANWHILE = "it was changed on this machine since it was shown"
+_WITH_TIMES = 6
+"""Length of the signature of an entry that is no folder."""
 _SET = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
@@ -163,17 +167,37 @@ def _apply(upper: int, host: int, secrets: Secrets, change: Change) -> None:
 
 def _require_unchanged(change: Change, before: os.stat_result | None) -> None:
     if signature(before) != change.host:
-        raise _RefusedError("it was changed on this machine since it was shown")
+        raise _RefusedError(_MEANWHILE)
 
 
 def _remove(folder: int, name: str, change: Change) -> None:
     if change.kind is not Kind.FOLDER:
-        os.unlink(name, dir_fd=folder)
+        _remove_shown(folder, name, change)
         return
     try:
         os.rmdir(name, dir_fd=folder)
     except OSError as exc:
         raise _RefusedError("it is not empty: what is hidden or new in it stays") from exc
+
+
+def _remove_shown(folder: int, name: str, change: Change) -> None:
+    """Remove an entry, also where somebody edits it at this moment: it is looked at where nobody finds it."""
+    aside = _temporary_name()
+    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+    if _renamed(signature(status_of(folder, aside))) == _renamed(change.host):
+        os.unlink(aside, dir_fd=folder)
+        return
+    try:
+        # Unlike a rename it takes nobody's place: who saved it once more has written over it anyway.
+        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        os.unlink(aside, dir_fd=folder)
+    except OSError:
+        # This file system has no links.
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    else:
+        os.unlink(aside, dir_fd=folder)
+    raise _RefusedError(_MEANWHILE)
 
 
 def _place_link(folder: int, name: str, change: Change) -> None:
@@ -215,10 +239,37 @@ def _rename(folder: int, temporary: str, name: str, change: Change) -> None:
             # Unlike a rename it takes nobody's place.
             os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         else:
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            _replace(folder, temporary, name, change)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=folder)
+
+
+def _replace(folder: int, temporary: str, name: str, change: Change) -> None:
+    """Let a new entry take the place of the one that was shown, also where somebody edits that at this moment.
+
+    They change places, and what came out is looked at before it is removed. Where names cannot be exchanged, an edit
+    between the last look and the rename is lost.
+    """
+    mine = status_of(folder, temporary)
+    if not exchange(folder, temporary, name):
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return
+    if _renamed(signature(status_of(folder, temporary))) == _renamed(change.host):
+        return
+    # Put back. What comes out then, if it is not ours, was saved even later, and has to go back in its turn; what
+    # it comes out for was overwritten by who saved it.
+    while True:
+        placed = status_of(folder, temporary)
+        exchange(folder, temporary, name)
+        if _renamed(signature(status_of(folder, temporary))) == _renamed(signature(mine)):
+            raise _RefusedError(_MEANWHILE)
+        mine = placed
+
+
+def _renamed(state: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Return what of an entry's signature stays when it is renamed: all but the time of that, which comes last."""
+    return state if state is None or len(state) < _WITH_TIMES else state[:-1]
 
 
 def _dress(target: int, folder: int, mode: int, before: os.stat_result | None, status: os.stat_result) -> None:

@@ -18,6 +18,7 @@ from kernel_bench.results import Row
 from kernel_bench.start import restarts, starts, ten_at_once
 from kernel_bench.throughput import throughput
 from kernel_bench.tools import tools
+from kernel_bench.transfer import transfer
 
 Measurement = Callable[[Sequence[Contender], Effort], Iterator[Row]]
 
@@ -37,6 +38,7 @@ CATALOGUE: Mapping[str, Measurement] = {
     "interrupt": interrupts,
     "files": files,
     "tools": tools,
+    "transfer": transfer,
     "memory": memory,
     "idle": idle,
 }

@@ -28,15 +28,26 @@ def guard(contenders: Sequence[Contender], effort: Effort) -> Iterator[Row]:
     pair = (subject, without)
     cells = joined(_cells(pair, effort.count(20, 5)) for _ in range(SESSIONS))
     yield Row("cell `1`, guard on : off", "ms", cells, ratio_at_most(1.03))
+    # One session after the other, each with all loads; then by load.
+    sessions = [_loads(pair, effort.count(5, 3)) for _ in range(SESSIONS)]
+    for load, *samples in zip(LOADS, *sessions, strict=True):
+        yield Row(f"{load.name}, guard on : off", load.unit, joined(samples), _bound(load))
     with running(pair) as kernels:
         for kernel in kernels:
-            kernel.wire.run(PREPARE + TABLE)
-        for load in LOADS:
-            interleaved(1, kernels, partial(rate, load=load))
-            samples = interleaved(effort.count(15, 5), kernels, partial(rate, load=load))
-            yield Row(f"{load.name}, guard on : off", load.unit, samples, _bound(load))
+            kernel.wire.run(TABLE)
         interleaved(2, kernels, _table)
         yield Row("HTML table of 2 MB, guard on : off", "ms", interleaved(effort.count(15, 5), kernels, _table))
+
+
+def _loads(pair: Sequence[Contender], rounds: int) -> list[Samples]:
+    with running(pair) as kernels:
+        for kernel in kernels:
+            kernel.wire.run(PREPARE)
+        samples = []
+        for load in LOADS:
+            interleaved(1, kernels, partial(rate, load=load))
+            samples.append(interleaved(rounds, kernels, partial(rate, load=load)))
+        return samples
 
 
 def _bound(load: Load) -> Bound:

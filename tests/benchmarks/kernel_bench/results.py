@@ -78,6 +78,11 @@ def at_most(limit: float) -> Bound:
     return Bound(Quantity.VALUE, limit)
 
 
+def at_least(limit: float) -> Bound:
+    """Bound the subject's own figure from below."""
+    return Bound(Quantity.VALUE, limit, floor=True)
+
+
 def percentile(share: float) -> Statistic:
     """A statistic: the value below which `share` of the samples lie (0 to 1, interpolated)."""
 

@@ -11,8 +11,9 @@ from traitlets import Float, Integer, Unicode
 from traitlets.config.configurable import Configurable
 
 from sandbox_kernel.errors import ModelError
+from sandbox_kernel.providers.registry import MODEL_GROUP
 
-GROUP = "sandbox_kernel.models"
+GROUP = MODEL_GROUP
 
 
 class Reason(str, Enum):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from traitlets import Unicode, default
 
+from sandbox_kernel.errors import ModelError
+
 from .base import End, Model, ModelRequest, Piece, Reason, Text, whole
 
 if TYPE_CHECKING:
@@ -84,6 +86,10 @@ class OpenAIModel(Model):
     @property
     def _address(self) -> str:
         return f"{self.endpoint_url.rstrip('/')}/chat/completions"
+
+    def error(self, reason: Reason, detail: str = "") -> ModelError:
+        """Return an error about this model. A service may repeat the key that it was sent."""
+        return super().error(reason, detail.replace(self.api_key, "…") if self.api_key else detail)
 
     @property
     def _headers(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Union
 from traitlets import TraitError
 from traitlets.config import Config
 
+from sandbox_kernel.configuration import check
 from sandbox_kernel.errors import ConfigurationError
 
 from .base import GROUP, Model
@@ -35,6 +36,8 @@ def make_model(entry: Entry, config: Config) -> Model:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}."
             raise ConfigurationError(f"Generation.models: a model of the kind {kind!r} has no option {name}; {hint}")
+    section = found.__name__
+    check(Config({section: config[section]}) if section in config else Config(), [found])
     try:
         model = found(config=config, **options)
     except TraitError as exc:

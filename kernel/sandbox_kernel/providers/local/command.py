@@ -25,7 +25,9 @@ USER_ID = 1000
 _RUNTIME_SIZE = 16 * 1024 * 1024
 
 _ETC_FOLDERS = "alternatives fonts pki/ca-trust/extracted pki/tls/certs ssl/certs".split()
-_ETC_FILES = "ld.so.cache localtime mime.types os-release protocols services ssl/openssl.cnf timezone".split()
+_ETC_FILES = (
+    "ld.so.cache localtime manpath.config mime.types os-release protocols services ssl/openssl.cnf timezone".split()
+)
 """Of /etc: what programs look up and what tells nothing about the user or the network."""
 
 _KEYS = "/proc/keys"
@@ -285,7 +287,6 @@ def _variables(layout: Layout) -> dict[str, str]:
         "HOME": HOME,
         "USER": "user",
         "LOGNAME": "user",
-        "SHELL": "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh",
         "LANG": "C.UTF-8",
         "TMPDIR": "/tmp",
         "SANDBOX_PACKAGES": PACKAGES,

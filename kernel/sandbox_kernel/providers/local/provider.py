@@ -372,9 +372,14 @@ class LocalProvider(Provider):
         )
 
     def _inherited(self) -> dict[str, str]:
-        patterns = self.inherited_environment
+        patterns = [*self.inherited_environment, *self._shell()]
         return {
             name: value
             for name, value in self.host_environment.items()
             if any(fnmatchcase(name, pattern) for pattern in patterns)
         }
+
+    def _shell(self) -> Sequence[str]:
+        """Return the name of the variable with the user's shell, if that can be run inside: IPython's `!` uses it."""
+        shell = self.host_environment.get("SHELL", "")
+        return ["SHELL"] if shell.startswith(("/bin/", "/usr/")) and os.access(shell, os.X_OK) else []

@@ -73,6 +73,9 @@ class HostTools(Protocol):
     def on_frame(self, connection: int, data: Buffer) -> None:
         """A process in the sandbox said something; empty data: its connection has ended. Anybody may have made it."""
 
+    async def offered(self) -> list[str]:
+        """Return a line for each tool that cells may call, as in "tools.search(query=…): finds pages"."""
+
     def on_lost(self) -> None:
         """The sandbox is gone, and with it everybody who waits for an answer."""
 
@@ -137,6 +140,9 @@ class LateTools:
     def on_frame(self, connection: int, data: Buffer) -> None:
         self.served.on_frame(connection, data)
 
+    async def offered(self) -> list[str]:
+        return await self.served.offered()
+
     def on_lost(self) -> None:
         if self._loaded is not None:
             self._loaded.on_lost()
@@ -160,6 +166,9 @@ class NoTools:
             text = json.dumps(said).encode()
             if self._session.tool_backlog < MAX_UNREAD:
                 self._session.send_tool_frame(connection, [FRAME.pack(len(text), 0), text])
+
+    async def offered(self) -> list[str]:
+        return []
 
     def on_lost(self) -> None:
         """Nobody waits here."""

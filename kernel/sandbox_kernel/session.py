@@ -10,7 +10,7 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -148,8 +148,6 @@ class SandboxSession(Configurable):
         """What of the sandbox's output may reach a front end."""
         self.cells = CellMemory()
         """The last cells that people ran."""
-        self.offers: list[Callable[[], Iterable[str]]] = []
-        """What else code in the sandbox can use: each gives lines, as in "tools.search(query): finds pages"."""
         self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
         """The last files that were uploaded, by their paths in the sandbox."""
         self._companions: dict[Callable[[SandboxSession], Any], Any] = {}

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from sandbox_kernel import BlockingSandbox, Sandbox
+from sandbox_kernel.generation.context import gather
+from sandbox_kernel.generation.settings import Generation
 from sandbox_kernel.library import Display, Stream
 from sandbox_kernel.tools import RuntimeContext, ToolRegistry, current_context, report_progress
 
@@ -395,3 +397,13 @@ def test_the_blocking_library_has_them_too(registry: ToolRegistry) -> None:
     with BlockingSandbox(tools=registry, on_approval=lambda question: "y") as sandbox:
         result = sandbox.run("print(tools.asked(city='Rome')['city'])").raise_on_error()
     assert result.stdout == "Rome\n"
+
+
+async def test_models_are_told_what_cells_may_call(registry: ToolRegistry) -> None:
+    async with Sandbox(tools=registry, available_tools=["weather", "denied", "researcher"]) as sandbox:
+        await sandbox.run("1")
+        told = (await gather(sandbox.session, Generation(), "how warm is it?")).text(60_000)
+    assert "- tools.weather(city=…, days=…): Tell the weather of a town.\n" in told
+    assert "- agents.researcher(task=…): Finds things out.\n" in told
+    assert "denied" not in told
+    assert "double" not in told

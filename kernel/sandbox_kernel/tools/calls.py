@@ -30,7 +30,7 @@ from .audit import AuditLog, redacted
 from .context import RuntimeContext, enter
 from .results import codec_source, encode
 from .schema import check_arguments
-from .tool import Tool
+from .tool import Policy, Tool
 
 if TYPE_CHECKING:
     from .registry import ToolRegistry
@@ -147,6 +147,17 @@ class ToolCalls:
     def may_use(self, name: str) -> bool:
         """Whether the session's cells may use a tool of that name."""
         return self._may_use(name, None)
+
+    async def offered(self) -> list[str]:
+        """Return a line for each tool and agent that cells may call (contract `HostTools`)."""
+        await self.registry.load()
+        await self.registry.refresh()
+        return [
+            one.line
+            for kind in ("tool", "agent")
+            for one in self.registry.all(kind)
+            if one.policy is not Policy.DENY and self.may_use(one.name)
+        ]
 
     def _done(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
         self._under_way.pop(key, None)

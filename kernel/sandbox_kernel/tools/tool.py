@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from keyword import iskeyword
 from typing import Any, Union
 
 from sandbox_kernel.errors import ToolRegistrationError
@@ -58,6 +59,13 @@ class Tool:
     def origin(self) -> tuple[str, str]:
         """What tells it from another one of its name."""
         return self.source, self.description
+
+    @property
+    def line(self) -> str:
+        """How a cell calls it, and the first line of what it does."""
+        arguments = ", ".join(f"{name}=…" for name in self.input_schema.get("properties", {}))
+        called = f".{self.name}" if self.name.isidentifier() and not iskeyword(self.name) else f"[{self.name!r}].run"
+        return f"{self.kind}s{called}({arguments}): {self.description.partition(chr(10))[0]}"
 
     @cached_property
     def validator(self) -> Validator:

@@ -108,7 +108,7 @@ class Start:
 
         config, directory = self._config, Path.cwd()
         if self._error is None:
-            self._check([SandboxSession, EventLog, Guard])
+            self._check([SandboxSession, EventLog, Guard, *_tools(config)])
         try:
             log = EventLog(config=config)
         except TraitError as exc:
@@ -134,6 +134,15 @@ class Start:
         """End what `prepare` began, where nobody took it over."""
         if self._provider is not None:
             self._provider.abandon()
+
+
+def _tools(config: Config) -> list[type[Configurable]]:
+    """Return the class that reads the configuration of tools; not imported where nothing is configured."""
+    if "Tools" not in config:
+        return []
+    from .tools.settings import Tools
+
+    return [Tools]
 
 
 async def serve(frontend: Frontend, start: Start, parent: int) -> None:

@@ -94,7 +94,15 @@ class Operation:
     data: Buffer
 
 
-BridgeEvent = Union[Ready, Died, Output, Finished, Operation, Skipped, Replayed]
+@dataclass(frozen=True)
+class ToolFrame:
+    """What a process in the sandbox says to the tools outside; empty when its connection has ended."""
+
+    connection: int
+    data: Buffer
+
+
+BridgeEvent = Union[Ready, Died, Output, Finished, Operation, ToolFrame, Skipped, Replayed]
 
 
 def read_event(parts: Sequence[Buffer]) -> BridgeEvent | None:
@@ -163,6 +171,7 @@ _READERS: dict[str, Callable[[dict[str, Any], Buffer], BridgeEvent]] = {
     "died": lambda event, _: Died(_number(event, "exit"), _text(event, "stderr")[-MAX_LAST_WORDS:]),
     "output": lambda event, data: Output(_number(event, "id"), bytes(data)),
     "operation": _operation,
+    "tool": lambda event, data: ToolFrame(_number(event, "connection"), data),
     "finished": lambda event, _: Finished(_number(event, "id"), _number(event, "exit")),
     "skipped": lambda event, _: Skipped(max(0, _number(event, "messages"))),
     "replayed": lambda event, _: Replayed(

@@ -17,6 +17,17 @@
     │   └── SandboxConnectionError    the provider or the sandbox cannot be reached
     ├── LinkProtocolError             the other side of a link sent what no bridge sends
     ├── CommandError                  a `%sandbox` command was called wrongly
+    ├── ToolError                     something about a tool; has .correlation_id
+    │   ├── ToolRegistrationError     a tool cannot be registered as it is
+    │   │   └── ToolValidationError   its code breaks rules; has .findings
+    │   ├── ToolOwnershipError        it is somebody else's
+    │   ├── ToolStorageError          a store of tools cannot be used
+    │   │   └── ToolConflictError     somebody else changed it meanwhile
+    │   ├── UnknownToolError          there is no such tool, or it may not be used here
+    │   ├── ToolArgumentsError        the arguments are not what the tool's schema describes
+    │   ├── ToolDeniedError           the configuration, or the person who was asked, does not allow the call
+    │   ├── ToolTimeoutError          a call took longer than it may
+    │   └── ToolExecutionError        a tool ran and failed, or what it returned cannot travel
     ├── GenerationError               no answer of a model, or none that can be used
     │   └── ModelError                one model failed; has .reason, .model
     ├── TransferError                 a variable cannot travel into a sandbox or out of it
@@ -27,6 +38,8 @@ sentence that says what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class SandboxKernelError(Exception):
@@ -120,6 +133,58 @@ class LinkProtocolError(SandboxKernelError):
 
 class CommandError(SandboxKernelError):
     """A `%sandbox` command was called wrongly; the message says how it is called."""
+
+
+class ToolError(SandboxKernelError):
+    """Something about a tool failed."""
+
+    def __init__(self, message: str, *, correlation_id: str = "") -> None:
+        super().__init__(message)
+        self.correlation_id = correlation_id
+
+
+class ToolRegistrationError(ToolError):
+    """A tool cannot be registered as it is; the message says what to change."""
+
+
+class ToolValidationError(ToolRegistrationError):
+    """A tool's code breaks rules. ``findings`` say which, and where."""
+
+    def __init__(self, message: str, findings: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
+
+
+class ToolOwnershipError(ToolError):
+    """The tool is somebody else's."""
+
+
+class ToolStorageError(ToolError):
+    """A store of tools cannot be used; the message says why."""
+
+
+class ToolConflictError(ToolStorageError):
+    """Somebody else changed the tool meanwhile."""
+
+
+class UnknownToolError(ToolError):
+    """There is no such tool, or it may not be used here."""
+
+
+class ToolArgumentsError(ToolError):
+    """The arguments are not what the tool's schema describes; the message names the place."""
+
+
+class ToolDeniedError(ToolError):
+    """The configuration, or the person who was asked, does not allow the call."""
+
+
+class ToolTimeoutError(ToolError):
+    """A call took longer than it may."""
+
+
+class ToolExecutionError(ToolError):
+    """A tool ran and failed, or what it returned cannot travel."""
 
 
 class GenerationError(SandboxKernelError):

@@ -85,7 +85,7 @@ class EventLog(Configurable):
 
     def _line(self, name: str, level: str, correlation_id: str, fields: dict[str, Any]) -> str:
         record = {"time": _timestamp(time.time()), "level": level, "event": name, "correlation_id": correlation_id}
-        record = {**record, **_without_secrets(fields), **record}
+        record = {**record, **without_secrets(fields), **record}
         if self._as_json:
             return json.dumps(record, default=str)
         words = [record.pop("time"), record.pop("level").upper(), record.pop("event")]
@@ -117,7 +117,8 @@ def _timestamp(seconds: float) -> str:
     return f"{whole}.{milliseconds % 1000:03}Z"
 
 
-def _without_secrets(fields: dict[Any, Any]) -> dict[str, Any]:
+def without_secrets(fields: dict[Any, Any]) -> dict[str, Any]:
+    """Return the fields with stars in place of the values whose names look like a secret's."""
     return {str(name): _without_secret(str(name), value) for name, value in fields.items()}
 
 
@@ -125,7 +126,7 @@ def _without_secret(name: str, value: Any) -> Any:
     if _SECRET.search(name):
         return HIDDEN
     if isinstance(value, dict):
-        return _without_secrets(value)
+        return without_secrets(value)
     if isinstance(value, (list, tuple)):
         return [_without_secret("", item) for item in value]
     return value

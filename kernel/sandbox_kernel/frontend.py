@@ -394,9 +394,11 @@ class Frontend:
         content: Json,
         parent: Buffer,
         metadata: Json | None = None,
-    ) -> None:
-        """Send one client a message made here; ``parent`` is its request's header as it came."""
-        self.send(channel, idents, [self._header(msg_type), parent, _dump(metadata or {}), _dump(content)])
+    ) -> bytes:
+        """Send one client a message made here, and return its header; ``parent`` is its request's header as it came."""
+        header = self._header(msg_type)
+        self.send(channel, idents, [header, parent, _dump(metadata or {}), _dump(content)])
+        return header
 
     def publish(
         self,

@@ -13,18 +13,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from traitlets import TraitError
+
 from . import answers
 from .cell_clock import CellClock
 from .cell_memory import run_cell
 from .cells import CommandCell, KeyboardInterruptError
 from .errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTakenError, SandboxTimeoutError
 from .frontend import Frontend
+from .host_tools import HostTools, LateTools, NoTools
 from .lifecycle import State
 from .link import envelope
 from .link.protocol import Buffer
 from .requests import PendingRequests, Request, told_notebook
 from .session import SandboxSession
 from .subshells import Subshells
+from .tool_cells import ToolCells
 
 if TYPE_CHECKING:
     from .bridge_events import Ready
@@ -67,6 +71,7 @@ class Kernel:
         """Set when the kernel was asked to shut down and may exit."""
         self._open = False
         self._pending = PendingRequests()
+        self._tool_cells = ToolCells(frontend, self._pending, self._pass_question)
         self._waiting: deque[Request] = deque()
         self._beside: deque[Request] = deque()
         self._deferred: deque[Request] = deque(maxlen=MAX_DEFERRED)
@@ -113,11 +118,23 @@ class Kernel:
         self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
         session.idle_since = lambda: 0.0 if self._pending.cells else self._idle_since
+        session.host_tools = LateTools(self._load_tools)
         self.frontend.on_blocked = session.hold
         self.frontend.start(self.on_request)
         self.frontend.publish("status", {"execution_state": "starting"}, {})
         if not session.capabilities.billed:
             session.begin_start()
+
+    def _load_tools(self) -> HostTools:
+        from .tools import ToolRegistry
+        from .tools.serving import live_tools_of
+
+        try:
+            registry = ToolRegistry.of_config(self.session.config)
+            registry.live_source = live_tools_of(self.session)
+            return registry.attach(self.session, self._tool_cells)
+        except TraitError as exc:
+            return NoTools(self.session, f"the configuration of the tools cannot be used: {exc}")
 
     # ---- from the front end
 
@@ -175,9 +192,12 @@ class Kernel:
         cell = self._command_cell
         if cell is not None and cell.asking:
             cell.answer(str(answers.load(frames[3]).get("value", "")))
+        elif self._tool_cells.take_answer(frames):
+            pass
         elif self._open and self._stdin_request is not None:
             self._stdin_request.questions = 0
             self.session.send([envelope.STDIN + self._stdin_request.token, *frames], urgent=True)
+            self._tool_cells.advance()
 
     # ---- answered here
 
@@ -505,6 +525,12 @@ class Kernel:
         if question is None:
             self.dropped += 1
             return
+        if self._tool_cells.asking:
+            self._tool_cells.hold(request, question)
+        else:
+            self._pass_question(request, question)
+
+    def _pass_question(self, request: Request, question: list[Buffer]) -> None:
         request.questions += 1
         self._stdin_request = request
         self.frontend.send("stdin", request.idents, question)
@@ -691,8 +717,10 @@ class Kernel:
                 self._idle_since = time.time()
                 if self._past is not None:
                     self._past.on_done(request)
-            if removed and self._waiting:
-                self._advance()
+            if removed:
+                self._tool_cells.advance()
+                if self._waiting:
+                    self._advance()
 
     def _on_debug_event(self, content: Json) -> None:
         event = content.get("event")
@@ -778,6 +806,7 @@ class Kernel:
         self._fresh = True
         self._debugger_stopped = False
         self._stdin_request = self._settling = None
+        self._tool_cells.cancel()
         lost = isinstance(error, SandboxLostError)
         told = False
         for request in self._pending.take_all():

@@ -269,6 +269,11 @@ class PendingRequests:
             return None
         return next((one for one in self._by_token.values() if one.is_cell and one.busy and not one.idle), None)
 
+    @property
+    def has_questions(self) -> bool:
+        """Whether a cell waits for an answer of a person's."""
+        return any(one.questions for one in self._by_token.values())
+
     def remove(self, request: Request) -> bool:
         """Forget a request; return whether it was there."""
         if self._by_token.pop(request.token, None) is None:

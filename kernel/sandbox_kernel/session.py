@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ from .errors import (
 from .events import EventLog
 from .lifecycle import State
 from .link import envelope
+from .link.protocol import Buffer
 from .providers.base import Provider
 from .recording import Recorder
 from .session_info import SessionListener
@@ -65,8 +67,6 @@ class SandboxSession(SessionLife):
         )
         self.cells = CellMemory()
         """The last cells that people ran."""
-        self.offers: list[Callable[[], Iterable[str]]] = []
-        """What else code in the sandbox can use: each gives lines, as in "tools.search(query): finds pages"."""
         self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
         """The last files that were uploaded, by their paths in the sandbox."""
         self._companions: dict[Callable[[SandboxSession], Any], Any] = {}
@@ -76,7 +76,10 @@ class SandboxSession(SessionLife):
         """Tells since when no cell runs, in seconds since the epoch; 0 while one does."""
 
     def companion(self, make: Callable[[SandboxSession], T]) -> T:
-        """Return what a family of commands keeps as long as this session lives, made by its first use."""
+        """Return what a family of commands keeps as long as this session lives, made by its first use.
+
+        A coroutine method `close` of it is called when the session is closed.
+        """
         if make not in self._companions:
             self._companions[make] = make(self)
         found: T = self._companions[make]
@@ -227,6 +230,11 @@ class SandboxSession(SessionLife):
         except SandboxKernelError as exc:
             # The kernel ends all the same; what cannot be reached now is ended by who runs it.
             self._event("not_given_back", "error", error=str(exc))
+        if self.host_tools is not None:
+            await self.host_tools.close()
+        for companion in self._companions.values():
+            if inspect.iscoroutinefunction(close := getattr(companion, "close", None)):
+                await close()
         if self._tasks:
             # The records' last words; a task that hangs is not waited for.
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
@@ -343,6 +351,26 @@ class SandboxSession(SessionLife):
             raise error from None
 
     # ---- beside cells
+
+    def send_tool_frame(self, connection: int, data: Sequence[Buffer]) -> None:
+        """Answer a process in the sandbox; dropped where there is none. Raises ValueError where it is too large."""
+        if self._link.is_open:
+            command = json.dumps({"op": "tool", "connection": connection}).encode()
+            self._link.send([envelope.COMMAND, command, b"".join(data)])
+
+    @property
+    def sandbox_ids(self) -> dict[str, str]:
+        """Provider, sandbox and correlation id, as far as there are any."""
+        return self._ids()
+
+    @property
+    def tool_backlog(self) -> int:
+        """Bytes that wait to leave for the sandbox."""
+        return self._link.backlog
+
+    async def room_for_tools(self) -> None:
+        """Wait while much waits to leave for the sandbox."""
+        await self._errands.operations.room()
 
     def shell(self, text: str) -> ShellCommand:
         """Run a shell command in the sandbox. Raises SandboxConnectionError where none is running."""

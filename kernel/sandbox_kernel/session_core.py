@@ -14,6 +14,7 @@ from .errands import Errands
 from .errors import SandboxConnectionError, SandboxError, SandboxKernelError, SessionError
 from .events import EventLog
 from .guard import Guard
+from .host_tools import HostTools
 from .lifecycle import State, move
 from .link.protocol import MAX_MESSAGE, Buffer, LinkError
 from .passages import Passages
@@ -88,6 +89,8 @@ class SessionCore(SessionSettings):
         """What the bridge said of the cells of an earlier kernel process, when this one came in its place."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
+        self.host_tools: HostTools | None = None
+        """Who serves `tools` in cells; without one they hear that there are none."""
 
     _failure: SandboxKernelError = SessionError("the sandbox could not be started")
 
@@ -282,6 +285,8 @@ class SessionCore(SessionSettings):
         self._ready.clear()
         self._link.close()
         self._errands.on_lost()
+        if self.host_tools is not None:
+            self.host_tools.on_lost()
         self.attached = None
         self.used = False
         return sandbox

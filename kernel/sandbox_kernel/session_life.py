@@ -7,7 +7,7 @@ import signal
 import time
 import uuid
 
-from .bridge_events import Died, Ready, Skipped, read_event
+from .bridge_events import Died, Ready, Skipped, ToolFrame, read_event
 from .errors import (
     SandboxConnectionError,
     SandboxError,
@@ -174,6 +174,9 @@ class SessionLife(SessionCore):
             case Skipped():
                 self._event("output_skipped", "warning", messages=event.messages)
                 self._listener.on_skipped(event.messages)
+            case ToolFrame():
+                if self.host_tools is not None:
+                    self.host_tools.on_frame(event.connection, event.data)
             case None:
                 pass
             case _:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from sandbox_kernel.commands import CommandContext
 
 # Imported for their commands: a new family is a file and its name here.
-from . import (
-    durable,  # noqa: F401
-    files,  # noqa: F401
-    generate,  # noqa: F401
-    generated,  # noqa: F401
-    help,  # noqa: A004, F401
-    install,  # noqa: F401
-    lifecycle,  # noqa: F401
-    shell,  # noqa: F401
-    status,  # noqa: F401
-    variables,  # noqa: F401
-    workspace,  # noqa: F401
+from . import (  # noqa: F401
+    durable,
+    files,
+    generate,
+    generated,
+    help,  # noqa: A004
+    install,
+    lifecycle,
+    shell,
+    status,
+    tool_calls,
+    variables,
+    workshop,
+    workspace,
 )
 from .registry import find_cell_command, find_command, split, wants_help
 

@@ -26,5 +26,6 @@ async def show_help(context: CommandContext, arguments: Namespace) -> None:
 
 
 def _help_of(name: str) -> str:
-    cell_command = next((one for one in all_cell_commands() if one.name == name), None)
+    lines = {one.name for one in all_commands()}
+    cell_command = next((one for one in all_cell_commands() if one.name == name and name not in lines), None)
     return cell_command.help if cell_command else find_command(name).help

@@ -40,8 +40,12 @@ class Notebook:
         found = self._sandboxes.get(name)
         if found is None:
             from sandbox_kernel.library import BlockingSandbox
+            from sandbox_kernel.tools import ToolRegistry
+            from sandbox_kernel.tools.serving import live_tools_of
 
-            found = self._sandboxes[name] = BlockingSandbox(provider)
+            tools = ToolRegistry.configured()
+            found = self._sandboxes[name] = BlockingSandbox(provider, tools=tools, on_approval=self._approve)
+            tools.live_source = live_tools_of(found.sandbox.session)
         elif provider and found.info.provider != provider:
             raise CommandError(
                 f"The session {name!r} is of the provider {found.info.provider}; choose another name by --session."
@@ -59,6 +63,10 @@ class Notebook:
     def can_ask(self) -> bool:
         """Whether somebody can answer `input()`."""
         return bool(getattr(getattr(self.shell, "kernel", None), "_allow_stdin", True))
+
+    def _approve(self, question: str) -> str:
+        """Ask the person in front of the notebook whether a cell may call a tool."""
+        return input(question) if self.can_ask else "n"
 
     def close(self) -> None:
         """End all of them."""

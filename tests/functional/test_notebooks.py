@@ -61,7 +61,7 @@ def executed(path: Path) -> NotebookNode:
             shutil.copy(each, folder)
         environment = {**kernel_environment(Path(place)), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
         Path(place, "config").mkdir()
-        Path(place, "config/jupyter_sandbox_config.py").write_text(ALLOWED)
+        Path(place, "config/jupyter_sandbox_config.py").write_text(f"{ALLOWED}\n{own_configuration(notebook)}")
         if path.stem == GENERATE:
             environment |= {"AWS_ACCESS_KEY_ID": KEYS, "AWS_SECRET_ACCESS_KEY": "of the emulator"}
             Path(place, "config/jupyter_sandbox_config.py").write_text(
@@ -73,6 +73,11 @@ def executed(path: Path) -> NotebookNode:
         written[path.stem] = {file.name for file in folder.iterdir()} - {each.name for each in NOTEBOOKS}
         remove_tree(f"{place}/data")
     return notebook
+
+
+def own_configuration(notebook: NotebookNode) -> str:
+    """Return the lines that a notebook says it needs, in the first block of Python in its first cell."""
+    return str(notebook.cells[0].source).partition("```python\n")[2].partition("```")[0]
 
 
 def kernel_of(path: Path) -> str:
@@ -175,6 +180,26 @@ def test_workspace_applies_what_it_shows_and_no_more() -> None:
     assert literal_eval(text("after")) == sorted([*notebooks, "squares.csv"])
     assert "overlay: changes stay in a layer" in text("status")
     assert written["workspace"] == {"squares.csv"}
+
+
+def test_tools_are_called_as_the_notebook_says() -> None:
+    text = partial(text_of, "tools")
+    assert "machine" in text("list")
+    assert "outside: True" in text("call")
+    assert text("mean") == "3.0"
+    assert text("many") == "([1.0, 2.0, 3.0], 50)"
+    assert text("error") == (
+        "ToolError - fmean requires at least one data point\ndata: 'numbers' is not of type 'array'\n"
+    )
+    assert text("context") == 'client_id = "acme"\n'
+    assert text("narrow").endswith("False")
+    assert text("register").startswith("area: version 1 is registered (")
+    assert text("invoke").startswith("measuring\n6\n(run-")
+    assert text("own-call") == "4.0"
+    (error,) = outputs_of("tools", "refused")
+    assert error.ename == "ToolValidationError"
+    assert "line 6: Starting a process with a shell" in error.evalue
+    assert text("versions").startswith("*   1  ")
 
 
 def test_generate_writes_runs_refines_and_corrects_code() -> None:

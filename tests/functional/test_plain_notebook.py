@@ -330,3 +330,21 @@ def test_extension_can_be_unloaded_and_loaded_again(tmp_path: Path) -> None:
         assert notebook.run("%%sandbox\n1").result == "1"
     finally:
         notebook.end()
+
+
+def test_cells_call_tools_of_the_configuration_and_of_the_notebook(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/jupyter_sandbox_config.py").write_text('c.Tools.tools = {"node": "platform:node"}')
+    notebook = PlainNotebook(tmp_path)
+    try:
+        cell = notebook.front_end.cell("%%sandbox\nprint(tools.node() != '')")
+        notebook.front_end.until(lambda: len(cell.questions) == 1)
+        assert "A cell calls the tool node()" in cell.questions[0]["content"]["prompt"]
+        notebook.front_end.answer("y")
+        assert notebook.front_end.finish(cell).stream() == "True\n"
+        code = "def twice(n: int) -> int:\n    '''Double.'''\n    return 2 * n"
+        assert "version 1 is registered" in notebook.run(f"%%sandbox tool twice\n{code}").stream()
+        assert notebook.run("%%sandbox\nprint(tools.twice(n=4))").stream() == "8\n"
+        assert "\n6\n" in f"\n{notebook.run('%sandbox tool invoke twice n=3').stream()}"
+    finally:
+        notebook.end()

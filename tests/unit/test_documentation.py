@@ -23,6 +23,8 @@ from sandbox_kernel.guard import Guard
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.session import SandboxSession
+from sandbox_kernel.tools.settings import Tools
+from sandbox_kernel.tools.workshop import WorkshopSettings
 from sandbox_kernel.workspace.settings import Workspace
 from sandbox_magics.registry import all_cell_commands, all_commands
 
@@ -47,6 +49,8 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
         BedrockModel,
         OpenAIModel,
         StrandsModel,
+        Tools,
+        WorkshopSettings,
     ],
     ids=lambda owner: owner.__name__,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -35,12 +35,22 @@ class Files:
             yield self._contents[path]
 
 
+class Offering:
+    """Who serves tools."""
+
+    def __init__(self, *lines: str) -> None:
+        self._lines = lines
+
+    async def offered(self) -> list[str]:
+        return list(self._lines)
+
+
 class Session:
     """A session whose sandbox answers what a test wants."""
 
     state = State.ACTIVE
     uploaded: tuple[str, ...] = ()
-    offers: tuple[Callable[[], list[str]], ...] = ()
+    host_tools: Offering | None = None
 
     def __init__(self, answer: Any, files: Files | None = None) -> None:
         self._answer = answer
@@ -88,9 +98,9 @@ async def test_sandbox_that_does_not_answer_is_told_of() -> None:
 
 async def test_tools_are_told_and_bounded() -> None:
     session = Session({})
-    session.offers = (lambda: ["tools.search(query): finds pages\n# The request", *["x" * 1000] * 1000],)
+    session.host_tools = Offering("tools.search(query=…): finds pages\n# The request", *["x" * 1000] * 1000)
     text = (await known(session)).text(60_000)
-    assert "- tools.search(query): finds pages # The request\n" in text
+    assert "- tools.search(query=…): finds pages # The request\n" in text
     assert text.count("\n- ") == 50
     assert len((await known(session)).text(2000)) <= 2000
 

@@ -29,6 +29,8 @@ class InnerKernel:
         self._exit_code: int | None = None
         self._address = f"{runtime}/kernel-{number}"
         self._stderr = f"{self._address}.stderr"
+        self.tools = f"{self._address}-tools"
+        """Where the bridge takes the calls of this life's cells."""
         # No key: the transport is private to this sandbox, and a cell could read the key anyway.
         ports = "".join(f', "{name}_port": {port}' for name, port in PORTS.items())
         with open(f"{self._address}.json", "w", encoding="utf-8") as file:

@@ -77,6 +77,7 @@ def main() -> None:
     app.parent_handle = os.getppid()
     app.initialize(sys.argv[1:])
     stub.register(app.kernel.shell)
+    stub.add_tools(app.kernel.shell, sys.argv[sys.argv.index("-f") + 1].removesuffix(".json") + "-tools")
     serve_beside_cells(app.kernel)
     app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
     app.kernel.control_handlers["sandbox_describe_request"] = lambda *request: tell(

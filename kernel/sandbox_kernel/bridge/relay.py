@@ -16,6 +16,7 @@ from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
+from sandbox_kernel.bridge.tool_sockets import ToolSockets
 from sandbox_kernel.bridge.wire import MAX_BACKLOG, Wire
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer
@@ -76,6 +77,8 @@ class Bridge:
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
         self._files = self._new_files()
+        self._tools = ToolSockets(self._poller, lambda number, frame: self._event("tool", frame, connection=number))
+        self._tools.listen(inner.tools)
         self._polled: dict[int, int] = {}
         """Descriptors of file operations, and what is waited for."""
         self._own: dict[str, Callable[[bytes], None]] = {}
@@ -104,6 +107,7 @@ class Bridge:
             self._wire.on_ready(ready)
             self._on_kernel(ready)
             self._on_descriptors(ready)
+            self._tools.turn(ready)
             if self._polling_commands:
                 self._files.turn(ready)
             self._flush()
@@ -126,6 +130,7 @@ class Bridge:
         for command in self._commands.values():
             command.kill()
         self._files.close()
+        self._tools.close()
         self._inner.close()
         if self._outbox is not None:
             self._outbox.close()
@@ -152,6 +157,7 @@ class Bridge:
         self._polled = {}
         self._files.close()
         self._files = self._new_files()
+        self._tools.drop()
         said = self._outbox.on_peer()
         if self._inner.ready:
             self._tell("ready", {**self._life(), **said})
@@ -201,6 +207,8 @@ class Bridge:
                 self._files.command(command, parts[2] if len(parts) > 2 else b"")
             elif command["op"] == "journal" and self._outbox is not None:
                 self._outbox.replay(command["id"], command["count"])
+            elif command["op"] == "tool":
+                self._tools.send(command["connection"], parts[2])
             else:
                 self._on_command(command)
             return
@@ -264,6 +272,7 @@ class Bridge:
         self._kernel_info = b""
         self._lives += 1
         self._inner = self._spawn(self._lives)
+        self._tools.listen(self._inner.tools)
         self._poller.register(self._inner.ready_fd, zmq.POLLIN)
 
     def _drop_inner(self) -> None:
@@ -273,6 +282,7 @@ class Bridge:
             if name != "iopub" or self._polling_iopub:
                 self._poller.unregister(sock)
         self._polling_iopub = False
+        self._tools.close()
         self._own.clear()
         self._busy = 0
         self._warm_up_due = self._ask_due = None
@@ -332,6 +342,7 @@ class Bridge:
         """Take outputs, or leave them where they are while the link is full."""
         self._poll_iopub(wanted)
         self._poll_commands(wanted)
+        self._tools.poll(wanted)
 
     def _poll_commands(self, wanted: bool) -> None:
         if wanted != self._polling_commands:

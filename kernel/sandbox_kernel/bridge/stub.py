@@ -1,4 +1,4 @@
-"""`%sandbox` inside the sandbox: says where such a line belongs, and completes the commands' names.
+"""`%sandbox` and `tools` inside the sandbox: says where such a line belongs, and completes the commands' names.
 
 The lines that the kernel process runs never come here. Imported by launcher.py, so it imports nothing of ours.
 """
@@ -15,6 +15,7 @@ COMMANDS = {
     "apply": (),
     "attach": ("--force",),
     "detach": (),
+    "context": ("--clear",),
     "diff": ("--stat",),
     "discard": (),
     "download": ("--to",),
@@ -37,11 +38,16 @@ COMMANDS = {
     "start": (),
     "status": ("--log",),
     "stop": ("--all", "--orphans"),
+    "tool": ("--json", "--timeout", "--background", "--version", "--artifact", "--all"),
+    "tools": ("--all",),
     "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
 
-CELL_COMMANDS = {"generate": ("--run", "--model", "--no-context", "--show-context")}
+CELL_COMMANDS = {
+    "generate": ("--run", "--model", "--no-context", "--show-context"),
+    "tool": ("--language", "--version", "--update"),
+}
 """The same for `%%sandbox NAME` cells."""
 
 WITH_FILES = {"apply", "diff", "discard", "download", "files", "upload"}
@@ -60,6 +66,68 @@ def register(shell: Any) -> None:
     shell.set_hook("complete_command", complete, str_key="%sandbox")
     shell.set_hook("complete_command", complete_cell, str_key="%%sandbox")
     shell.register_magic_function(with_hint(shell, shell.find_line_magic("pip")), "line", "pip")
+
+
+class Later:
+    """`tools` or `agents`: what they are is loaded when somebody uses them."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self.__dict__["_load"] = load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._load()[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._load())
+
+    def __len__(self) -> int:
+        return len(self._load())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._load()
+
+    def __dir__(self) -> list[str]:
+        return list(self._load().__dir__())
+
+    def __repr__(self) -> str:
+        return repr(self._load())
+
+    def _repr_html_(self) -> Any:
+        return self._load()._repr_html_()
+
+    def _ipython_key_completions_(self) -> Any:
+        return list(self._load())
+
+
+def add_tools(shell: Any, address: str) -> None:
+    """Give cells the names `tools` and `agents`, also after a %reset; they are not listed among the user's."""
+    made: dict[str, Any] = {}
+
+    def load() -> dict[str, Any]:
+        if not made:
+            source = __spec__.loader.get_data(os.path.join(os.path.dirname(__file__), "toolbox.py"))  # type: ignore[name-defined, union-attr, unused-ignore]
+            toolbox = type(sys)("sandbox_tools")
+            toolbox.__dict__["__file__"] = "<sandbox tools>"
+            # dataclasses, pickle and the like look classes up by their module.
+            sys.modules["sandbox_tools"] = toolbox
+            exec(compile(source, "<sandbox tools>", "exec"), toolbox.__dict__)  # noqa: S102 - it lies beside this file
+            made.update(toolbox.make(address))
+        return made
+
+    names = {"tools": Later(lambda: load()["tools"]), "agents": Later(lambda: load()["agents"])}
+    init = shell.init_user_ns
+
+    def init_with_tools() -> None:
+        init()
+        shell.user_ns.update(names)
+        shell.user_ns_hidden.update(names)
+
+    shell.init_user_ns = init_with_tools
+    shell.user_ns.update(names)
+    shell.user_ns_hidden.update(names)
 
 
 def with_hint(shell: Any, pip: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sandbox_kernel.cell_memory import RunCell
-from sandbox_kernel.errors import NotFoundError, SandboxError
+from sandbox_kernel.errors import NotFoundError, SandboxError, SandboxKernelError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.session import SandboxSession
 
@@ -31,6 +31,8 @@ MAX_CELL = 4000
 MAX_HEADS = 5
 MAX_ROW = 400
 """Characters of a row of a data file."""
+TOOLS_TIMEOUT = 5.0
+"""Seconds in which servers of tools must have told what they offer."""
 FILES_TIMEOUT = 5.0
 """Seconds in which the sandbox must have told of its files."""
 TABLES = (".csv", ".tsv")
@@ -111,12 +113,23 @@ def _half(whole: tuple[T, ...]) -> tuple[T, ...]:
     return whole[: len(whole) // 2]
 
 
+async def _tools(session: SandboxSession) -> tuple[str, ...]:
+    """Return what cells can call outside the sandbox, a line for each; what cannot be asked in time is left out."""
+    if session.host_tools is None:
+        return ()
+    try:
+        lines = await asyncio.wait_for(session.host_tools.offered(), TOOLS_TIMEOUT)
+    except (SandboxKernelError, asyncio.TimeoutError) as exc:
+        session.log.write("tools_not_told", level="warning", error=repr(exc)[:200])
+        return ()
+    return tuple(one_line(line, MAX_TOOL) for line in lines[:MAX_TOOLS])
+
+
 async def gather(session: SandboxSession, settings: Generation, prompt: str) -> NotebookContext:
     """Ask a sandbox that runs what it has; one that does not, has nothing."""
     cells = tuple(session.cells)[-MAX_CELLS:]
     named = _named_files([prompt])
-    tools = [one_line(line, MAX_TOOL) for offered in session.offers for line in offered()][:MAX_TOOLS]
-    known = NotebookContext(cells=cells, tools=tuple(tools))
+    known = NotebookContext(cells=cells, tools=await _tools(session))
     if session.state is not State.ACTIVE:
         return replace(known, unknown="no sandbox is running")
     try:

@@ -32,13 +32,14 @@ class BlockingSandbox:
     """Does what `Sandbox` does, in an event loop of its own: its methods wait, also where a loop runs already.
 
     It may be used by several threads. Interrupting who waits (Ctrl-C) interrupts the cell that he waits for.
-    ``on_input`` is called in the thread that waits. What is not closed ends with the program.
+    ``on_input`` and ``on_approval`` are called in the thread that waits. What is not closed ends with the program.
     """
 
     def __init__(self, provider: str = "", **arguments: Any) -> None:
         """Take the arguments of `Sandbox`."""
-        self._sandbox = Sandbox(provider, **{**arguments, "on_input": None})
+        self._sandbox = Sandbox(provider, **{**arguments, "on_input": None, "on_approval": None})
         self._on_input: Callable[[InputRequest], str] | None = arguments.get("on_input")
+        self._on_approval: Callable[[str], str] | None = arguments.get("on_approval")
         self._made_thread: LoopThread | None = None
         self._closed = False
 
@@ -88,11 +89,12 @@ class BlockingSandbox:
         timeout: float | None = None,
         correlation_id: str = "",
         on_input: Callable[[InputRequest], str] | None = None,
+        **scope: Any,
     ) -> Result:
-        """Run a cell; see `Sandbox.run`."""
+        """Run a cell; see `Sandbox.run`, also for ``scope``: `on_approval`, `available_tools` and `context`."""
         turn = self.turn()
-        asker = self._asker(on_input, turn)
-        work = self._sandbox.run(code, timeout=timeout, correlation_id=correlation_id, on_input=asker)
+        asker, scope = self._asker(on_input, turn), self._approver(scope, turn)
+        work = self._sandbox.run(code, timeout=timeout, correlation_id=correlation_id, on_input=asker, **scope)
         return turn.wait(work, self._sandbox.interrupt)
 
     def stream(
@@ -102,12 +104,12 @@ class BlockingSandbox:
         timeout: float | None = None,
         correlation_id: str = "",
         on_input: Callable[[InputRequest], str] | None = None,
+        **scope: Any,
     ) -> Iterator[Output]:
         """Run a cell and give its outputs as they come; who stops early interrupts it. See `Sandbox.stream`."""
         turn = self.turn()
-        execution = self._sandbox.stream(
-            code, timeout=timeout, correlation_id=correlation_id, on_input=self._asker(on_input, turn)
-        )
+        asker, scope = self._asker(on_input, turn), self._approver(scope, turn)
+        execution = self._sandbox.stream(code, timeout=timeout, correlation_id=correlation_id, on_input=asker, **scope)
         outputs = execution.__aiter__()
 
         async def following() -> Output | None:
@@ -219,6 +221,10 @@ class BlockingSandbox:
         if self._made_thread.is_current:
             raise StateError("A BlockingSandbox cannot be waited for in its own thread; use another sandbox there.")
         return self._made_thread
+
+    def _approver(self, scope: dict[str, Any], turn: Turn) -> dict[str, Any]:
+        approve = scope.get("on_approval") or self._on_approval
+        return {**scope, "on_approval": None if approve is None else awaitable(approve, turn)}
 
     def _asker(self, own: Callable[[InputRequest], str] | None, turn: Turn) -> Any:
         on_input = own or self._on_input

@@ -10,13 +10,20 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from sandbox_kernel.cell_clock import CellClock
 from sandbox_kernel.cell_memory import run_cell
-from sandbox_kernel.errors import InvocationError, SandboxKernelError, SandboxLostError, SandboxTimeoutError
+from sandbox_kernel.errors import (
+    CommandError,
+    InvocationError,
+    SandboxKernelError,
+    SandboxLostError,
+    SandboxTimeoutError,
+)
+from sandbox_kernel.host_tools import CellScope, NoTools, ToolSource, new_correlation_id
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer
@@ -55,20 +62,29 @@ class Cell:
         on_input: Callable[[InputRequest], None] | None = None,
         on_value: Callable[[Json, list[Buffer]], None] | None = None,
         buffers: Sequence[Buffer] = (),
+        approve: Callable[[str], Awaitable[str]] | None = None,
+        available_tools: Sequence[str] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
         """Take the code of a cell.
 
         ``hidden``: neither counted nor kept in the history, and its outputs are dropped. ``on_value`` takes messages of
-        the type `sandbox_value`. ``buffers`` go with the request.
+        the type `sandbox_value`. ``buffers`` go with the request. ``approve`` answers questions about its calls of
+        tools, of which it may use those that match ``available_tools``; ``variables`` are of their context.
         """
         self.code = code
         self.msg_id = uuid.uuid4().hex
-        self.correlation_id = correlation_id or f"sk-{self.msg_id[:12]}"
+        self.correlation_id = correlation_id or new_correlation_id()
         self.hidden = hidden
         self.timeout = timeout
         self.on_input = on_input
         self.on_value = on_value
         self.buffers = buffers
+        self.approve = approve
+        self.scope = CellScope(
+            self.correlation_id, None if available_tools is None else frozenset(available_tools), variables or {}
+        )
+        """What holds for its calls of tools."""
         self.ended: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         """The content of the reply; or the error because of which there is none."""
         self.running = False
@@ -170,6 +186,44 @@ class Client:
         self.session = session
         session.on_state = self._on_state
         session.guard.on_notice = self._on_notice
+
+    def serve_tools(
+        self,
+        source: ToolSource | None,
+        variables: Mapping[str, Any] | None = None,
+        available: Sequence[str] | None = None,
+    ) -> None:
+        """Let cells call the tools of a source; without one they hear that there are none."""
+        if source is None:
+            self.session.host_tools = NoTools(self.session, "this sandbox was made without tools: Sandbox(tools=…)")
+        else:
+            self.session.host_tools = source.attach(self.session, self, variables=variables, available=available)
+
+    # ---- contract `Cells`
+
+    async def settle(self, cell: str) -> None:
+        """There is nothing to wait for: one cell at a time is sent, and it runs at once."""
+
+    def scope(self, cell: str) -> CellScope | None:
+        """Return what holds for the calls of a cell that runs."""
+        current = self._current
+        return current.scope if current is not None and current.msg_id == cell else None
+
+    def scopes(self) -> Iterator[CellScope]:
+        """Give that of the cell that runs."""
+        if self._current is not None:
+            yield self._current.scope
+
+    async def ask(self, cell: str, prompt: str) -> str:
+        """Ask who ran the cell. Raises CommandError where nobody can be asked."""
+        current = self._current
+        if self.scope(cell) is None or current is None:
+            raise CommandError("the cell that it belongs to is not running.")
+        if current.approve is None:
+            raise CommandError(
+                "the program answers no such questions (on_approval); allow the tool when you register it."
+            )
+        return await current.approve(prompt)
 
     # ---- cells
 

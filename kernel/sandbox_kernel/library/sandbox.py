@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 from sandbox_kernel.errors import CommandError, StateError
+from sandbox_kernel.host_tools import ToolSource
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import FileEntry
 from sandbox_kernel.session import SandboxSession
@@ -22,13 +32,25 @@ from .settings import make_session
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from traitlets.config import Config
     from typing_extensions import Self
 
 OnInput = Callable[[InputRequest], Union[str, Awaitable[str]]]
 """Answers `input()` in a cell; it may be a coroutine function."""
 
+OnApproval = Callable[[str], Union[str, Awaitable[str]]]
+"""Answers whether a cell's call of a tool is allowed: "y", "a" (always), "n" or "never"; it gets the question."""
+
 MAX_CORRELATION_ID = 128
 PIECE = 256 * 1024
+
+
+class HasVariables(Protocol):
+    """A `RuntimeContext` of the tools."""
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """What tools see."""
 
 
 class Sandbox:
@@ -50,21 +72,36 @@ class Sandbox:
         directory: str | Path | None = None,
         auto_start: bool = True,
         on_input: OnInput | None = None,
+        on_approval: OnApproval | None = None,
+        tools: ToolSource | None = None,
+        available_tools: Sequence[str] | None = None,
+        context: HasVariables | None = None,
         argv: Sequence[str] = (),
+        config: Config | None = None,
         **options: Any,
     ) -> None:
         """Take the configuration of the kernel: its files and environment, over them ``argv``, over that the arguments.
 
+        ``config`` is taken in place of files and ``argv``, as it is.
+
         ``options`` are options of the session or of the provider by their names in docs/configuration.md, as in
         ``memory="1 GiB"``. ``auto_start=False`` makes a first use before `start` an error.
+
+        ``tools`` are what cells may call outside (a `ToolRegistry`), ``available_tools`` the names among them, or
+        patterns of names, ``context`` a `RuntimeContext` whose variables the tools see. ``on_approval`` answers for
+        tools with the policy "ask".
 
         Raises ConfigurationError, also for mistakes in the configuration files.
         """
         self._client = Client()
-        self._session = make_session(self._client, provider, options, argv, Path(directory) if directory else None)
+        self._session = make_session(
+            self._client, provider, options, argv, Path(directory) if directory else None, config
+        )
         self._client.attach(self._session)
+        self._client.serve_tools(tools, context.variables if context else None, available_tools)
         self._auto_start = auto_start
         self._on_input = on_input
+        self._on_approval = on_approval
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -109,16 +146,28 @@ class Sandbox:
         timeout: float | None = None,
         correlation_id: str = "",
         on_input: OnInput | None = None,
+        on_approval: OnApproval | None = None,
+        available_tools: Sequence[str] | None = None,
+        context: HasVariables | None = None,
     ) -> Result:
         """Run a cell and return what it came to; an exception in it is part of that.
 
         ``timeout`` in seconds counts from the cell's beginning (default: SandboxSession.execution_timeout); 0 is none.
-        ``correlation_id`` names this run in the log. Cells run one after the other. Who is cancelled interrupts his
-        cell.
+        ``correlation_id`` names this run in the log, and in the audit log of the tools that it calls. Cells run one
+        after the other. Who is cancelled interrupts his cell. ``available_tools`` and ``context`` hold for this cell,
+        within and over those of the sandbox.
 
         Raises SandboxTimeoutError, SandboxLostError when the sandbox ended, and what keeps a sandbox from starting.
         """
-        execution = self.stream(code, timeout=timeout, correlation_id=correlation_id, on_input=on_input)
+        execution = self.stream(
+            code,
+            timeout=timeout,
+            correlation_id=correlation_id,
+            on_input=on_input,
+            on_approval=on_approval,
+            available_tools=available_tools,
+            context=context,
+        )
         async for _ in execution:
             pass
         return execution.result
@@ -130,6 +179,9 @@ class Sandbox:
         timeout: float | None = None,
         correlation_id: str = "",
         on_input: OnInput | None = None,
+        on_approval: OnApproval | None = None,
+        available_tools: Sequence[str] | None = None,
+        context: HasVariables | None = None,
     ) -> Execution:
         """Run a cell and iterate over its outputs as they come; then `Execution.result` is there.
 
@@ -138,7 +190,9 @@ class Sandbox:
         if len(correlation_id) > MAX_CORRELATION_ID or not (correlation_id.isprintable() or not correlation_id):
             raise CommandError(f"A correlation id is printable text of at most {MAX_CORRELATION_ID} characters.")
         seconds = self._session.execution_timeout if timeout is None else timeout
-        return Execution(self, code, seconds, correlation_id, on_input or self._on_input)
+        scope = {"available_tools": available_tools, "variables": context.variables if context else None}
+        approval = on_approval or self._on_approval
+        return Execution(self, code, seconds, correlation_id, on_input or self._on_input, approval, scope)
 
     def interrupt(self) -> bool:
         """Interrupt the cell that runs, variables kept; return whether one runs."""
@@ -268,12 +322,21 @@ class Execution:
     """One run of a cell: iterate over it for its outputs. Nothing happens before the iteration begins."""
 
     def __init__(
-        self, sandbox: Sandbox, code: str, timeout: float, correlation_id: str, on_input: OnInput | None
+        self,
+        sandbox: Sandbox,
+        code: str,
+        timeout: float,
+        correlation_id: str,
+        on_input: OnInput | None,
+        on_approval: OnApproval | None,
+        scope: Mapping[str, Any],
     ) -> None:
         self._sandbox = sandbox
         self._code = code
         self._timeout = timeout
         self._on_input = on_input
+        self._on_approval = on_approval
+        self._scope = scope
         self._answering: asyncio.Task[None] | None = None
         self._complaint: Exception | None = None
         self._begun = False
@@ -290,6 +353,8 @@ class Execution:
             correlation_id=result.correlation_id,
             timeout=self._timeout,
             on_input=(lambda request: self._ask(cell, request)) if self._on_input else None,
+            approve=self._approve if self._on_approval else None,
+            **self._scope,
         )
         result.correlation_id = cell.correlation_id
         recording = Recording(result, sandbox.max_output)
@@ -320,6 +385,16 @@ class Execution:
 
     def _ask(self, cell: Cell, request: InputRequest) -> None:
         self._answering = asyncio.ensure_future(self._answer(cell, request))
+
+    async def _approve(self, prompt: str) -> str:
+        assert self._on_approval is not None
+        try:
+            answer = self._on_approval(prompt)
+            return str(await answer if inspect.isawaitable(answer) else answer)
+        except Exception as exc:
+            # The caller's own, which is raised where he waits.
+            self._complaint = exc
+            raise CommandError("the program that was asked failed.") from exc
 
     async def _answer(self, cell: Cell, request: InputRequest) -> None:
         assert self._on_input is not None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from traitlets import TraitError
 from traitlets.config import Config
 
-from sandbox_kernel.configuration import check, load_configuration
+from sandbox_kernel.configuration import Options, check, load_configuration
 from sandbox_kernel.errors import ConfigurationError
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.providers.base import Provider
@@ -32,11 +33,15 @@ def make_session(
     options: Mapping[str, Any] | None = None,
     argv: Sequence[str] = (),
     directory: Path | None = None,
+    config: Config | None = None,
 ) -> SandboxSession:
     """Return a session that has not started; see `Sandbox` for the arguments. Raises ConfigurationError."""
-    config, said = load_configuration(argv)
-    if said.error is not None:
-        raise said.error
+    if config is None:
+        config, said = load_configuration(argv)
+        if said.error is not None:
+            raise said.error
+    else:
+        config, said = deepcopy(config), Options()
     if provider:
         config.SandboxSession.provider = provider
     name = provider_name(config)

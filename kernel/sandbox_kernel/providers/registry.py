@@ -22,7 +22,7 @@ BUILT_IN = {
     "local": "sandbox_kernel.providers.local.provider:LocalProvider",
 }
 
-SECTIONS = {"SandboxSession", "EventLog", "Executor", "Guard", "Workspace", "Generation"}
+SECTIONS = {"SandboxSession", "EventLog", "Executor", "Generation", "Guard", "Tools", "WorkshopSettings", "Workspace"}
 """The configuration's sections that no provider reads."""
 
 MODELS = {"BedrockModel", "OpenAIModel", "StrandsModel"}

@@ -17,6 +17,7 @@ from kernel_bench.process import Contender
 from kernel_bench.results import Row
 from kernel_bench.start import restarts, starts, ten_at_once
 from kernel_bench.throughput import throughput
+from kernel_bench.tools import tools
 from kernel_bench.transfer import transfer
 
 Measurement = Callable[[Sequence[Contender], Effort], Iterator[Row]]
@@ -36,6 +37,7 @@ CATALOGUE: Mapping[str, Measurement] = {
     "comm": echoes,
     "interrupt": interrupts,
     "files": files,
+    "tools": tools,
     "transfer": transfer,
     "memory": memory,
     "idle": idle,

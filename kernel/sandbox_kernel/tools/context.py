@@ -1,0 +1,53 @@
+"""What a tool knows of the call that it serves: variables, correlation id, and where its progress goes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class RuntimeContext:
+    """The circumstances of one call. Each call has its own, however many run at once.
+
+    ``variables`` are those of the session and of the call; those in ``fixed`` come from the configuration, and no cell
+    can have set them.
+    """
+
+    variables: Mapping[str, Any] = field(default_factory=lambda: _NO_VARIABLES)
+    correlation_id: str = ""
+    fixed: frozenset[str] = frozenset()
+    cancelled: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+    """Set when nobody waits for the call any more; a blocking tool may look at it and end."""
+    on_progress: Callable[[float | None, str], None] | None = field(default=None, compare=False, repr=False)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a variable."""
+        return self.variables.get(name, default)
+
+
+_current: ContextVar[RuntimeContext | None] = ContextVar("sandbox_kernel_runtime_context", default=None)
+
+
+def current_context() -> RuntimeContext:
+    """Return the context of the call that runs here; an empty one outside of calls."""
+    return _current.get() or RuntimeContext()
+
+
+def enter(context: RuntimeContext) -> None:
+    """Make a context the current one, for this task or thread."""
+    _current.set(context)
+
+
+def report_progress(fraction: float | None = None, message: str = "") -> None:
+    """Tell the cell how far the tool has come: 0 to 1, or None where that is not known."""
+    context = _current.get()
+    if context is not None and context.on_progress is not None:
+        share = None if fraction is None else min(1.0, max(0.0, float(fraction)))
+        context.on_progress(share, str(message)[:1000])

@@ -1,0 +1,141 @@
+"""`jupyter sandbox mcp`: official MCP clients and plain HTTP clients list and call what was registered."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings
+
+mcp = pytest.importorskip("mcp")
+if sys.platform != "linux":
+    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+
+ADD = 'def add(a: int, b: int | None = None) -> int:\n    """Add two numbers."""\n    return a + (b or 0)\n'
+FAIL = 'def fail() -> int:\n    """Fail."""\n    return 1 // 0\n'
+KEY = "a-key-for-tests"
+COMMAND = [sys.executable, "-m", "sandbox_kernel.cli", "mcp"]
+
+
+@pytest.fixture
+async def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a user who has registered two tools."""
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
+    workshop = Workshop(WorkshopSettings())
+    await workshop.register("add", ADD)
+    await workshop.register("fail", FAIL)
+    await workshop.close()
+    return {**os.environ, "SANDBOX_KERNEL_MCP_KEY": KEY}
+
+
+@pytest.fixture
+def address(environment: dict[str, str]) -> Iterator[str]:
+    """The address of a server over HTTP."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    process = subprocess.Popen(
+        [*COMMAND, "--http", "--port", str(port)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket() as sock:
+            if not sock.connect_ex(("127.0.0.1", port)):
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    said = b"".join(process.communicate(timeout=20))
+    assert KEY.encode() not in said
+
+
+async def assert_serves(client: Any) -> None:
+    listed = {one.name: one for one in (await client.list_tools()).tools}
+    assert sorted(listed) == ["add", "fail", "run_code"]
+    assert listed["add"].description == "Add two numbers."
+    assert listed["add"].input_schema["required"] == ["a"]
+    assert (await client.call_tool("add", {"a": 2, "b": 3})).structured_content == {"result": 5}
+    failed = await client.call_tool("fail", {})
+    assert failed.is_error
+    assert "ZeroDivisionError" in failed.content[0].text
+    wrong = await client.call_tool("add", {"a": "x"})
+    assert wrong.is_error
+    assert "a: 'x' is not of type 'integer'" in wrong.content[0].text
+    unknown = await client.call_tool("none", {})
+    assert unknown.is_error
+    code = "import socket\nprint('inside')\n[name for _, name in socket.if_nameindex()]"
+    ran = (await client.call_tool("run_code", {"code": code})).structured_content["result"]
+    assert ran == {"stdout": "inside\n", "stderr": "", "result": "['lo']", "error": None}
+
+
+async def test_an_mcp_client_over_stdio(environment: dict[str, str]) -> None:
+    parameters = mcp.StdioServerParameters(command=COMMAND[0], args=COMMAND[1:], env=environment)
+    async with mcp.Client(parameters) as client:
+        await assert_serves(client)
+
+
+async def test_an_mcp_client_over_http_needs_the_key(address: str) -> None:
+    from mcp.client.streamable_http import streamable_http_client
+    from mcp.shared._httpx_utils import create_mcp_http_client
+
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        create_mcp_http_client(headers=headers) as http,
+        mcp.Client(streamable_http_client(f"{address}/mcp", http_client=http)) as client,
+    ):
+        await assert_serves(client)
+    for path in ("/mcp", "/openapi.json", "/tools/add/execute", "/none"):
+        for key in ("", "Bearer ", f"Bearer {KEY}x"):
+            assert request(address + path, {}, key)[0] == 401
+
+
+def request(url: str, body: object = None, key: str = f"Bearer {KEY}") -> tuple[int, Any]:
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    asked = urllib.request.Request(url, data, {"Authorization": key, "Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310 - the server is ours
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, json.load(exc)
+
+
+def test_a_client_that_reads_only_the_openapi_document_calls_a_tool(address: str) -> None:
+    validator = pytest.importorskip("openapi_spec_validator")
+    status, document = request(f"{address}/openapi.json")
+    assert status == 200
+    validator.validate(document)
+    (path,) = (path for path, item in document["paths"].items() if item["post"]["operationId"] == "execute_add")
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["b"] == {"type": "integer", "nullable": True, "default": None}
+    assert request(document["servers"][0]["url"] + path, {"a": 40, "b": 2}) == (200, {"value": 42})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error"),
+    [
+        ("add", {"a": "x"}, 422, "ToolArgumentsError"),
+        ("none", {}, 404, "UnknownToolError"),
+        ("fail", {}, 500, "ToolExecutionError"),
+        ("add", [], 422, "ToolArgumentsError"),
+        ("add", b"{", 400, "ToolArgumentsError"),
+        ("add", b"[" * 200_000, 400, "ToolArgumentsError"),
+        ("add", b" " * 5_000_000, 422, "ToolArgumentsError"),
+    ],
+)
+def test_what_goes_wrong_over_http_is_told(address: str, path: str, body: object, status: int, error: str) -> None:
+    code, said = request(f"{address}/tools/{path}/execute", body)
+    assert (code, said["error"]) == (status, error)
+    assert "Traceback" not in said["message"]

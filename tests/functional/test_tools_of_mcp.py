@@ -1,0 +1,112 @@
+"""Tools of MCP servers in cells: over stdio and over streamable HTTP, by the official package."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox_kernel import Sandbox
+from sandbox_kernel.tools import ToolRegistry
+from sandbox_kernel.tools.settings import Tools
+
+pytest.importorskip("mcp")
+if sys.platform != "linux":
+    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+
+SERVER = Path(__file__).with_name("mcp_server.py")
+STDIO = {"command": [sys.executable, str(SERVER)], "env": {"SERVER_SECRET": "12345"}, "policy": "allow"}
+CODE = """
+print(tools.sample_add(a=1, b=2), tools.sample_secret())
+seen = []
+print(tools.sample_steps.options(progress=seen.append)(count=3), len(seen) > 0)
+try:
+    tools.sample_fail()
+except tools.ToolError as exc:
+    print(exc)
+try:
+    tools.sample_add(a="x", b=2)
+except tools.ToolArgumentsError as exc:
+    print(exc)
+"""
+SHOWN = "3 {secret}\ndone True\nError executing tool fail: the server says no\na: 'x' is not of type 'integer'\n"
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tester's own configuration not count."""
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """The address of a server over HTTP."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, str(SERVER), str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket() as sock:
+            if not sock.connect_ex(("127.0.0.1", port)):
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}/mcp"
+    process.terminate()
+    process.wait(10)
+
+
+async def shown(registry: ToolRegistry, code: str = CODE) -> str:
+    async with Sandbox.create(tools=registry) as sandbox:
+        return (await sandbox.run(code)).raise_on_error().stdout
+
+
+async def test_a_server_over_stdio_is_a_source_of_tools_and_ends_with_the_registry() -> None:
+    registry = ToolRegistry(Tools(mcp_servers={"sample": STDIO}))
+    assert await shown(registry) == SHOWN.format(secret=5)
+    await registry.close()
+    assert not [child for child in psutil.Process().children(recursive=True) if str(SERVER) in child.cmdline()]
+
+
+async def test_a_server_over_http_is_a_source_of_tools(address: str) -> None:
+    registry = ToolRegistry(Tools(mcp_servers={"sample": {"url": address, "policy": "allow"}}))
+    assert await shown(registry) == SHOWN.format(secret=0)
+    await registry.close()
+
+
+async def test_servers_that_do_not_work_are_told_and_the_others_do() -> None:
+    servers = {
+        "absent": {"command": ["/no/such/program"]},
+        "down": {"url": "http://127.0.0.1:9/mcp"},
+        "ends": {"command": [sys.executable, "-c", "raise SystemExit(3)"]},
+        "both": {"command": ["a"], "url": "http://b"},
+        "odd": {"comand": ["a"]},
+        "sample": {**STDIO, "tools": ["add"]},
+    }
+    registry = ToolRegistry(Tools(mcp_servers=servers))
+    await registry.load()
+    assert [tool.name for tool in registry.all()] == ["sample_add"]
+    assert len(registry.problems) == 5
+    for name, problem in zip(servers, registry.problems, strict=False):
+        assert name in problem
+    assert "there is no 'comand'" in registry.problems[4]
+    await registry.close()
+
+
+async def test_a_server_that_dies_is_an_error_of_its_call() -> None:
+    registry = ToolRegistry(Tools(mcp_servers={"sample": {**STDIO, "timeout": 10}}))
+    await registry.load()
+    for child in psutil.Process().children(recursive=True):
+        if str(SERVER) in child.cmdline():
+            child.kill()
+    code = "try:\n    tools.sample_add(a=1, b=2)\nexcept tools.ToolError as exc:\n    print('told')"
+    assert await shown(registry, code) == "told\n"
+    await registry.close()

@@ -30,7 +30,7 @@ class Errands:
         self._link, self._require_running, self._ids = link, require_running, ids
         self._numbers = 0
         self._commands: dict[int, ShellCommand] = {}
-        self._replays: dict[int, asyncio.Future[Replayed]] = {}
+        self._replays: dict[int, tuple[asyncio.Future[Replayed], Callable[[], None]]] = {}
         self.operations = Operations(self._send, lambda: link.backlog, self._next_number, ids)
 
     @property
@@ -45,8 +45,11 @@ class Errands:
                 self._commands[command].feed(event.data)
             case Finished(command=command) if command in self._commands:
                 self._commands.pop(command).finish(event.exit)
-            case Replayed(number=number) if number in self._replays and not self._replays[number].done():
-                self._replays[number].set_result(event)
+            case Replayed(number=number) if number in self._replays:
+                ended, on_end = self._replays[number]
+                if not ended.done():
+                    ended.set_result(event)
+                    on_end()
             case Operation():
                 self.operations.on_event(event.fields, event.data)
 
@@ -56,20 +59,23 @@ class Errands:
             command.finish(None)
         self._commands.clear()
         self.operations.on_lost()
-        for replay in self._replays.values():
-            if not replay.done():
-                replay.set_exception(SandboxLostError("The sandbox ended while past outputs were read.", **self._ids()))
+        for ended, _ in self._replays.values():
+            if not ended.done():
+                ended.set_exception(SandboxLostError("The sandbox ended while past outputs were read.", **self._ids()))
 
     def shell(self, text: str) -> ShellCommand:
         """Run a shell command in the sandbox. Raises SandboxConnectionError where none is running."""
         return self._run("run", text=text)
 
-    async def replay(self, count: int | None) -> Replayed:
-        """Have past messages sent again; return when all are there, and what became of them."""
+    async def replay(self, count: int | None, on_end: Callable[[], None]) -> Replayed:
+        """Have past messages sent again; return when all are there, and what became of them.
+
+        ``on_end`` is called between the last of them and the first message behind it, which may be new.
+        """
         self._require_running()
         number = self._next_number()
         ended: asyncio.Future[Replayed] = asyncio.get_running_loop().create_future()
-        self._replays[number] = ended
+        self._replays[number] = ended, on_end
         try:
             self._link.command("journal", id=number, count=count)
             return await ended

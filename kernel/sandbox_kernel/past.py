@@ -60,6 +60,8 @@ class PastOutputs:
         self.waiting = False
         """There is something to show, and no cell to show it in yet."""
         self.showing = False
+        self._replaying = False
+        """Messages that are new are not shown yet, since they come again behind those that are past."""
 
     def __contains__(self, request: Request) -> bool:
         return request.msg_id in self._adopted
@@ -100,22 +102,28 @@ class PastOutputs:
         Raises SandboxKernelError.
         """
         self._host, self._group, self._groups = host, "", 0
-        self.showing, self.waiting = True, False
+        self.showing = self._replaying = True
+        self.waiting = False
         missed = self._session.attached.missed if count is None and self._session.attached else 0
         if missed:
             cells = "One cell" if missed == 1 else f"{missed} cells"
             self._say(f"{cells} ran, or went on, while no kernel was connected:")
         try:
-            replayed = await self._session.replay(count)
+            replayed = await self._session.replay(count, self._on_replayed)
         finally:
             self.showing = False
-            self._release()
+            self._on_replayed()
         self._conclude(replayed, count)
         if wait and self._adopted:
             self._all_done = asyncio.get_running_loop().create_future()
             await self._all_done
         if not self._adopted:
             self._host = None
+
+    def _on_replayed(self) -> None:
+        """All that is past is here; the next message may be new, and is to be shown."""
+        self._replaying = False
+        self._release()
 
     def _conclude(self, replayed: Replayed, count: int | None) -> None:
         if not replayed.whole:
@@ -138,7 +146,7 @@ class PastOutputs:
 
     def on_live(self, request: Request, topic: Buffer, message: list[Buffer]) -> None:
         """Take an output, just sent, of a cell of before. Without a host it comes again when there is one."""
-        if self._host is not None and not self.showing and request.msg_id not in self._hidden:
+        if self._host is not None and not self._replaying and request.msg_id not in self._hidden:
             self._on_output(self._host, topic, message, held=False)
 
     def on_question(self, request: Request, message: list[Buffer]) -> None:
@@ -198,7 +206,7 @@ class PastOutputs:
         """Clear what the cell itself has shown, which the front end can do only where nothing else is shown."""
         self._held.clear()
         self._held_size = 0
-        if self._groups <= 1 and not self.showing:
+        if self._groups <= 1 and not self._replaying:
             self._frontend.broadcast(topic, message)
 
     def _say(self, text: str) -> None:

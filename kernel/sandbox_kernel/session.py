@@ -208,14 +208,15 @@ class SandboxSession(SessionLife):
         """Return the recorded sandboxes that `attach` may be called with, this notebook's at the end."""
         return await self._sandboxes().attachable() if self.capabilities.outlives_kernel else []
 
-    async def replay(self, count: int | None) -> Replayed:
+    async def replay(self, count: int | None, on_end: Callable[[], None]) -> Replayed:
         """Have past messages sent to the listener again; return when all are there, and what became of them.
 
         ``count`` is a cell's number, 0 for the last cell; None stands for what earlier kernel processes did not get.
+        ``on_end`` is called between the last of them and what comes next.
         """
         if not self.capabilities.outlives_kernel:
             raise SessionError(f"Sandboxes of the provider {self._provider.name} keep no journal of what they sent.")
-        return await self._errands.replay(count)
+        return await self._errands.replay(count, on_end)
 
     async def close(self, *, restart: bool = False) -> None:
         """Leave the sandbox for good: what becomes of it says `on_shutdown`. Idempotent.

@@ -69,6 +69,7 @@ class Screen:
         self.session: SandboxSession
         self._running: dict[str, bytes] = {}
         """The cells that are under way, by message id: the tokens of their requests."""
+        self._live = False
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def show(self) -> None:
@@ -76,21 +77,27 @@ class Screen:
         attached = self.session.attached
         if attached is not None:
             self._running = {cell.msg_id: cell.token for cell in attached.open}
-        await self.session.replay(None)
+        await self.session.replay(None, self._go_live)
         if self._running:
             await self._ended
+
+    def _go_live(self) -> None:
+        self._live = True
 
     # ---- SessionListener
 
     def on_message(self, parts: list[Buffer]) -> None:
+        """Take what is new. Before all is there that is past, it comes again behind that."""
+        if self._live:
+            self.on_past(parts)
+
+    def on_past(self, parts: list[Buffer]) -> None:
         """Print an output; take note of a cell's end; ask what it asks."""
         kind = bytes(parts[0])
         if kind == envelope.IOPUB:
             self._on_output(parts[2:])
         elif kind[:1] == QUESTION:
             self._on_question(kind[1:], parts[1:])
-
-    on_past = on_message
 
     def on_skipped(self, messages: int) -> None:
         """Say that outputs are missing."""

@@ -51,6 +51,12 @@ class ExecutorProcess:
         self.process = self._run([*command, f"{host}:{self.port}" if self.port else self._address])
         self.port = self._wait_for_port(len(self.events("listening")) if self.port else 0)
 
+    def configure(self, executor: Mapping[str, Any]) -> None:
+        """Change its options, for the next start."""
+        config = json.loads(self._config.read_text())
+        config["Executor"].update(executor)
+        self._config.write_text(json.dumps(config))
+
     def add_key(self, owner: str) -> str:
         """Make a key for an owner; return it."""
         command = [sys.executable, "-m", "sandbox_kernel.cli", "key", "add", "--config", str(self._config), owner]

@@ -354,6 +354,7 @@ async def test_an_upload_over_the_quota_ends_early_and_the_sandbox_is_as_it_was(
         assert await notebook.session.files.write("small", pieces(bytes(9 * MIB))) == 9 * MIB
         with pytest.raises(QuotaError):
             await notebook.session.files.write("more", pieces(bytes(2 * MIB)))
+        await notebook.run("while any(name.endswith('.part') for name in os.listdir('.')): time.sleep(0.01)")
         assert (await notebook.run("os.listdir('.')")).value == "['small']"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import sandbox_kernel
-from sandbox_kernel.errors import InvocationError, QuotaError
+from sandbox_kernel.errors import InvocationError, QuotaError, SandboxKernelError
 from sandbox_kernel.executor_api import executor_pb2 as pb
 from sandbox_kernel.executor_api.protocol import PROTOCOL
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
@@ -21,6 +23,8 @@ ENTRIES = 500
 """Files in one message of a list."""
 MAX_LABEL = 200
 MAX_LISTED = 1_000_000
+STOP_TIMEOUT = 5.0
+"""Seconds in which a client must have ended its half after it was told that no more of a file is taken."""
 NO_LIMIT = (1 << 63) - 1
 """What a client is told who may upload any number of bytes."""
 
@@ -131,8 +135,10 @@ class Service:
         with hosted.errands.files() as files:
             try:
                 written = await files.write(header.path, upload.chunks(), mode=header.mode & 0o777)
-            except BaseException:
+            except BaseException as exc:
                 upload.forget()
+                if isinstance(exc, SandboxKernelError):
+                    await upload.stop()
                 raise
         self._metrics.uploaded.inc(written)
         await stream.write(pb.WriteFileReply(written=written))
@@ -202,12 +208,28 @@ class _Upload:
         self._counted = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what comes. Raises QuotaError for more than is allowed."""
+        """Yield what comes. Raises QuotaError for more than is allowed, InvocationError where not all of it comes.
+
+        A client that has gone is like one that ends its half, as far as gRPC tells; so the end is a message.
+        """
         while (chunk := await self._stream.read()) is not None:
+            if chunk.whole:
+                return
             self._sandboxes.quotas.count_upload(self._owner, len(chunk.data))
             self._counted += len(chunk.data)
             self._hosted.touch()
             yield chunk.data
+        raise InvocationError("The file was not sent whole, so nothing of it is kept.")
+
+    async def stop(self) -> None:
+        """Have the client end its half: while it writes, gRPC may let it hear nothing but that the call has ended."""
+        await self._stream.write(pb.WriteFileReply(stopped=True))
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._drain(), STOP_TIMEOUT)
+
+    async def _drain(self) -> None:
+        while await self._stream.read() is not None:
+            pass
 
     def forget(self) -> None:
         """Count it no more: it is not kept."""

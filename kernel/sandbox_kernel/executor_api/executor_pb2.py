@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sandbox_kernel/executor_api/executor.proto\x12\x1asandbox_kernel.executor.v1\"\x0e\n\x0cGreetRequest\"P\n\nGreetReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"8\n\rCreateRequest\x12\x18\n\x10kernel_arguments\x18\x01 \x03(\t\x12\r\n\x05label\x18\x02 \x01(\t\"$\n\x0eSandboxRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x88\x02\n\x0bSandboxInfo\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\x11\n\tisolation\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x0e\n\x06linked\x18\x06 \x01(\x08\x12\x0c\n\x04idle\x18\x07 \x01(\x01\x12\x45\n\x07\x64\x65tails\x18\x08 \x03(\x0b\x32\x34.sandbox_kernel.executor.v1.SandboxInfo.DetailsEntry\x12\x0e\n\x06\x63loses\x18\t \x01(\x01\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x0c\n\nCloseReply\"\r\n\x0bListRequest\"G\n\tListReply\x12:\n\tsandboxes\x18\x01 \x03(\x0b\x32\'.sandbox_kernel.executor.v1.SandboxInfo\"J\n\x0e\x45xplainRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x16\n\texit_code\x18\x02 \x01(\x11H\x00\x88\x01\x01\x42\x0c\n\n_exit_code\",\n\x0b\x45xplanation\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\"Q\n\x0fReadFileRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\x19\n\tFileChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"A\n\x0fWriteFileHeader\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\r\"g\n\x0eWriteFileChunk\x12=\n\x06header\x18\x01 \x01(\x0b\x32+.sandbox_kernel.executor.v1.WriteFileHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\"2\n\x0eWriteFileReply\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x04\x12\x0f\n\x07written\x18\x02 \x01(\x04\"Y\n\x10ListFilesRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07pattern\x18\x02 \x01(\t\x12\x11\n\trecursive\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\r\"U\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x10\n\x08modified\x18\x04 \x01(\x01\x12\x0c\n\x04mode\x18\x05 \x01(\r\"B\n\x08\x46ileList\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.sandbox_kernel.executor.v1.FileEntry\"H\n\x11RemoveFileRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x11\n\trecursive\x18\x03 \x01(\x08\"\x11\n\x0fRemoveFileReply\"1\n\nRunRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\"8\n\tRunOutput\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x13\n\texit_code\x18\x02 \x01(\x11H\x00\x42\x06\n\x04kind\"C\n\x08LinkOpen\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x11\n\theartbeat\x18\x02 \x01(\x01\x12\x10\n\x08patience\x18\x03 \x01(\x01\"\x0b\n\tLinkAlive\"*\n\tLinkClose\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\"\xc9\x01\n\tLinkChunk\x12\x34\n\x04open\x18\x01 \x01(\x0b\x32$.sandbox_kernel.executor.v1.LinkOpenH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x36\n\x05\x63lose\x18\x03 \x01(\x0b\x32%.sandbox_kernel.executor.v1.LinkCloseH\x00\x12\x36\n\x05\x61live\x18\x04 \x01(\x0b\x32%.sandbox_kernel.executor.v1.LinkAliveH\x00\x42\x06\n\x04kind2\xbe\n\n\x08\x45xecutor\x12Y\n\x05Greet\x12(.sandbox_kernel.executor.v1.GreetRequest\x1a&.sandbox_kernel.executor.v1.GreetReply\x12\\\n\x06\x43reate\x12).sandbox_kernel.executor.v1.CreateRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12]\n\x06\x41ttach\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12\\\n\x05Pause\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12]\n\x06Resume\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12[\n\x05\x43lose\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a&.sandbox_kernel.executor.v1.CloseReply\x12V\n\x04List\x12\'.sandbox_kernel.executor.v1.ListRequest\x1a%.sandbox_kernel.executor.v1.ListReply\x12^\n\x07\x45xplain\x12*.sandbox_kernel.executor.v1.ExplainRequest\x1a\'.sandbox_kernel.executor.v1.Explanation\x12`\n\x08ReadFile\x12+.sandbox_kernel.executor.v1.ReadFileRequest\x1a%.sandbox_kernel.executor.v1.FileChunk0\x01\x12g\n\tWriteFile\x12*.sandbox_kernel.executor.v1.WriteFileChunk\x1a*.sandbox_kernel.executor.v1.WriteFileReply(\x01\x30\x01\x12\x61\n\tListFiles\x12,.sandbox_kernel.executor.v1.ListFilesRequest\x1a$.sandbox_kernel.executor.v1.FileList0\x01\x12h\n\nRemoveFile\x12-.sandbox_kernel.executor.v1.RemoveFileRequest\x1a+.sandbox_kernel.executor.v1.RemoveFileReply\x12V\n\x03Run\x12&.sandbox_kernel.executor.v1.RunRequest\x1a%.sandbox_kernel.executor.v1.RunOutput0\x01\x12X\n\x04Link\x12%.sandbox_kernel.executor.v1.LinkChunk\x1a%.sandbox_kernel.executor.v1.LinkChunk(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sandbox_kernel/executor_api/executor.proto\x12\x1asandbox_kernel.executor.v1\"\x0e\n\x0cGreetRequest\"P\n\nGreetReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"8\n\rCreateRequest\x12\x18\n\x10kernel_arguments\x18\x01 \x03(\t\x12\r\n\x05label\x18\x02 \x01(\t\"$\n\x0eSandboxRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x88\x02\n\x0bSandboxInfo\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\x11\n\tisolation\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x0e\n\x06linked\x18\x06 \x01(\x08\x12\x0c\n\x04idle\x18\x07 \x01(\x01\x12\x45\n\x07\x64\x65tails\x18\x08 \x03(\x0b\x32\x34.sandbox_kernel.executor.v1.SandboxInfo.DetailsEntry\x12\x0e\n\x06\x63loses\x18\t \x01(\x01\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x0c\n\nCloseReply\"\r\n\x0bListRequest\"G\n\tListReply\x12:\n\tsandboxes\x18\x01 \x03(\x0b\x32\'.sandbox_kernel.executor.v1.SandboxInfo\"J\n\x0e\x45xplainRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x16\n\texit_code\x18\x02 \x01(\x11H\x00\x88\x01\x01\x42\x0c\n\n_exit_code\",\n\x0b\x45xplanation\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\"Q\n\x0fReadFileRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\x19\n\tFileChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"A\n\x0fWriteFileHeader\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\r\"x\n\x0eWriteFileChunk\x12=\n\x06header\x18\x01 \x01(\x0b\x32+.sandbox_kernel.executor.v1.WriteFileHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05whole\x18\x03 \x01(\x08H\x00\x42\x06\n\x04kind\"C\n\x0eWriteFileReply\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x04\x12\x0f\n\x07written\x18\x02 \x01(\x04\x12\x0f\n\x07stopped\x18\x03 \x01(\x08\"Y\n\x10ListFilesRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07pattern\x18\x02 \x01(\t\x12\x11\n\trecursive\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\r\"U\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x10\n\x08modified\x18\x04 \x01(\x01\x12\x0c\n\x04mode\x18\x05 \x01(\r\"B\n\x08\x46ileList\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.sandbox_kernel.executor.v1.FileEntry\"H\n\x11RemoveFileRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x11\n\trecursive\x18\x03 \x01(\x08\"\x11\n\x0fRemoveFileReply\"1\n\nRunRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\"8\n\tRunOutput\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x13\n\texit_code\x18\x02 \x01(\x11H\x00\x42\x06\n\x04kind\"C\n\x08LinkOpen\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x11\n\theartbeat\x18\x02 \x01(\x01\x12\x10\n\x08patience\x18\x03 \x01(\x01\"\x0b\n\tLinkAlive\"*\n\tLinkClose\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\"\xc9\x01\n\tLinkChunk\x12\x34\n\x04open\x18\x01 \x01(\x0b\x32$.sandbox_kernel.executor.v1.LinkOpenH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x36\n\x05\x63lose\x18\x03 \x01(\x0b\x32%.sandbox_kernel.executor.v1.LinkCloseH\x00\x12\x36\n\x05\x61live\x18\x04 \x01(\x0b\x32%.sandbox_kernel.executor.v1.LinkAliveH\x00\x42\x06\n\x04kind2\xbe\n\n\x08\x45xecutor\x12Y\n\x05Greet\x12(.sandbox_kernel.executor.v1.GreetRequest\x1a&.sandbox_kernel.executor.v1.GreetReply\x12\\\n\x06\x43reate\x12).sandbox_kernel.executor.v1.CreateRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12]\n\x06\x41ttach\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12\\\n\x05Pause\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12]\n\x06Resume\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a\'.sandbox_kernel.executor.v1.SandboxInfo\x12[\n\x05\x43lose\x12*.sandbox_kernel.executor.v1.SandboxRequest\x1a&.sandbox_kernel.executor.v1.CloseReply\x12V\n\x04List\x12\'.sandbox_kernel.executor.v1.ListRequest\x1a%.sandbox_kernel.executor.v1.ListReply\x12^\n\x07\x45xplain\x12*.sandbox_kernel.executor.v1.ExplainRequest\x1a\'.sandbox_kernel.executor.v1.Explanation\x12`\n\x08ReadFile\x12+.sandbox_kernel.executor.v1.ReadFileRequest\x1a%.sandbox_kernel.executor.v1.FileChunk0\x01\x12g\n\tWriteFile\x12*.sandbox_kernel.executor.v1.WriteFileChunk\x1a*.sandbox_kernel.executor.v1.WriteFileReply(\x01\x30\x01\x12\x61\n\tListFiles\x12,.sandbox_kernel.executor.v1.ListFilesRequest\x1a$.sandbox_kernel.executor.v1.FileList0\x01\x12h\n\nRemoveFile\x12-.sandbox_kernel.executor.v1.RemoveFileRequest\x1a+.sandbox_kernel.executor.v1.RemoveFileReply\x12V\n\x03Run\x12&.sandbox_kernel.executor.v1.RunRequest\x1a%.sandbox_kernel.executor.v1.RunOutput0\x01\x12X\n\x04Link\x12%.sandbox_kernel.executor.v1.LinkChunk\x1a%.sandbox_kernel.executor.v1.LinkChunk(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,31 +62,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITEFILEHEADER']._serialized_start=869
   _globals['_WRITEFILEHEADER']._serialized_end=934
   _globals['_WRITEFILECHUNK']._serialized_start=936
-  _globals['_WRITEFILECHUNK']._serialized_end=1039
-  _globals['_WRITEFILEREPLY']._serialized_start=1041
-  _globals['_WRITEFILEREPLY']._serialized_end=1091
-  _globals['_LISTFILESREQUEST']._serialized_start=1093
-  _globals['_LISTFILESREQUEST']._serialized_end=1182
-  _globals['_FILEENTRY']._serialized_start=1184
-  _globals['_FILEENTRY']._serialized_end=1269
-  _globals['_FILELIST']._serialized_start=1271
-  _globals['_FILELIST']._serialized_end=1337
-  _globals['_REMOVEFILEREQUEST']._serialized_start=1339
-  _globals['_REMOVEFILEREQUEST']._serialized_end=1411
-  _globals['_REMOVEFILEREPLY']._serialized_start=1413
-  _globals['_REMOVEFILEREPLY']._serialized_end=1430
-  _globals['_RUNREQUEST']._serialized_start=1432
-  _globals['_RUNREQUEST']._serialized_end=1481
-  _globals['_RUNOUTPUT']._serialized_start=1483
-  _globals['_RUNOUTPUT']._serialized_end=1539
-  _globals['_LINKOPEN']._serialized_start=1541
-  _globals['_LINKOPEN']._serialized_end=1608
-  _globals['_LINKALIVE']._serialized_start=1610
-  _globals['_LINKALIVE']._serialized_end=1621
-  _globals['_LINKCLOSE']._serialized_start=1623
-  _globals['_LINKCLOSE']._serialized_end=1665
-  _globals['_LINKCHUNK']._serialized_start=1668
-  _globals['_LINKCHUNK']._serialized_end=1869
-  _globals['_EXECUTOR']._serialized_start=1872
-  _globals['_EXECUTOR']._serialized_end=3214
+  _globals['_WRITEFILECHUNK']._serialized_end=1056
+  _globals['_WRITEFILEREPLY']._serialized_start=1058
+  _globals['_WRITEFILEREPLY']._serialized_end=1125
+  _globals['_LISTFILESREQUEST']._serialized_start=1127
+  _globals['_LISTFILESREQUEST']._serialized_end=1216
+  _globals['_FILEENTRY']._serialized_start=1218
+  _globals['_FILEENTRY']._serialized_end=1303
+  _globals['_FILELIST']._serialized_start=1305
+  _globals['_FILELIST']._serialized_end=1371
+  _globals['_REMOVEFILEREQUEST']._serialized_start=1373
+  _globals['_REMOVEFILEREQUEST']._serialized_end=1445
+  _globals['_REMOVEFILEREPLY']._serialized_start=1447
+  _globals['_REMOVEFILEREPLY']._serialized_end=1464
+  _globals['_RUNREQUEST']._serialized_start=1466
+  _globals['_RUNREQUEST']._serialized_end=1515
+  _globals['_RUNOUTPUT']._serialized_start=1517
+  _globals['_RUNOUTPUT']._serialized_end=1573
+  _globals['_LINKOPEN']._serialized_start=1575
+  _globals['_LINKOPEN']._serialized_end=1642
+  _globals['_LINKALIVE']._serialized_start=1644
+  _globals['_LINKALIVE']._serialized_end=1655
+  _globals['_LINKCLOSE']._serialized_start=1657
+  _globals['_LINKCLOSE']._serialized_end=1699
+  _globals['_LINKCHUNK']._serialized_start=1702
+  _globals['_LINKCHUNK']._serialized_end=1903
+  _globals['_EXECUTOR']._serialized_start=1906
+  _globals['_EXECUTOR']._serialized_end=3248
 # @@protoc_insertion_point(module_scope)

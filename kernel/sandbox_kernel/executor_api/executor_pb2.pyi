@@ -122,20 +122,24 @@ class WriteFileHeader(_message.Message):
     def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[str] = ..., mode: _Optional[int] = ...) -> None: ...
 
 class WriteFileChunk(_message.Message):
-    __slots__ = ("header", "data")
+    __slots__ = ("header", "data", "whole")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     header: WriteFileHeader
     data: bytes
-    def __init__(self, header: _Optional[_Union[WriteFileHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    whole: bool
+    def __init__(self, header: _Optional[_Union[WriteFileHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., whole: bool = ...) -> None: ...
 
 class WriteFileReply(_message.Message):
-    __slots__ = ("allowed", "written")
+    __slots__ = ("allowed", "written", "stopped")
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
     allowed: int
     written: int
-    def __init__(self, allowed: _Optional[int] = ..., written: _Optional[int] = ...) -> None: ...
+    stopped: bool
+    def __init__(self, allowed: _Optional[int] = ..., written: _Optional[int] = ..., stopped: bool = ...) -> None: ...
 
 class ListFilesRequest(_message.Message):
     __slots__ = ("sandbox_id", "pattern", "recursive", "limit")

@@ -36,15 +36,35 @@ class ExecutorFiles(SandboxFiles):
             header = pb.WriteFileHeader(sandbox_id=self._sandbox_id, path=path, mode=mode)
             await self._send(call, pb.WriteFileChunk(header=header))
             allowed = await self._reply(call)
-            sent = 0
-            async for chunk in chunks:
-                sent += len(chunk)
-                self._check(path, sent, allowed.allowed)
-                for piece in _pieces(chunk):
-                    await self._send(call, pb.WriteFileChunk(data=piece))
-            await call.done_writing()
-            reply = await self._reply(call)
+            ended = asyncio.ensure_future(self._reply(call, waits=False))
+            try:
+                await self._send_content(call, path, chunks, allowed.allowed, ended)
+                reply = await asyncio.wait_for(ended, self._calls.connection.request_timeout)
+            except asyncio.TimeoutError as exc:
+                raise self._calls.silence(**self._ids) from exc
+            finally:
+                ended.cancel()
+            if reply.stopped:
+                raise await self._status(call)
             return int(reply.written)
+
+    async def _send_content(
+        self, call: Any, path: str, chunks: AsyncIterable[bytes], allowed: int, ended: asyncio.Future[Any]
+    ) -> None:
+        """Send it, until ``ended`` says that no more is taken."""
+        sent = 0
+        async for chunk in chunks:
+            sent += len(chunk)
+            self._check(path, sent, allowed)
+            for piece in _pieces(chunk):
+                if ended.done():
+                    break
+                await self._send(call, pb.WriteFileChunk(data=piece))
+            if ended.done():
+                break
+        else:
+            await self._send(call, pb.WriteFileChunk(whole=True))
+        await call.done_writing()
 
     def _check(self, path: str, sent: int, allowed: int) -> None:
         if sent > allowed:
@@ -81,16 +101,16 @@ class ExecutorFiles(SandboxFiles):
         finally:
             call.cancel()
 
-    async def _next(self, call: Any) -> Any:
-        """Return the next message, None at the end; each has the usual time to come."""
+    async def _next(self, call: Any, *, waits: bool = True) -> Any:
+        """Return the next message, None at the end; each has the usual time to come, unless nobody waits for it."""
         try:
-            message = await asyncio.wait_for(call.read(), self._calls.connection.request_timeout)
+            message = await asyncio.wait_for(call.read(), self._calls.connection.request_timeout if waits else None)
         except asyncio.TimeoutError as exc:
             raise self._calls.silence(**self._ids) from exc
         return None if message is grpc.aio.EOF else message
 
-    async def _reply(self, call: Any) -> Any:
-        reply = await self._next(call)
+    async def _reply(self, call: Any, *, waits: bool = True) -> Any:
+        reply = await self._next(call, waits=waits)
         if reply is None:
             raise await self._status(call)
         return reply

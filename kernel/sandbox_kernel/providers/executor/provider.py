@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Float, Unicode, default
 
-from sandbox_kernel.errors import ConfigurationError, SandboxKernelError, UnknownProviderError
+from sandbox_kernel.errors import AuthenticationError, ConfigurationError, SandboxKernelError, UnknownProviderError
 from sandbox_kernel.executor_api import DEFAULT_PORT
 from sandbox_kernel.executor_api.addresses import is_loopback, split
 from sandbox_kernel.providers.base import Capabilities, Diagnosis, Provider, Sandbox, SandboxRecord, SandboxSpec
@@ -68,10 +69,21 @@ class ExecutorProvider(Provider):
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         label = spec.notebook.name if spec.notebook else spec.directory.name
-        return await self._connected().create(label, self.kernel_arguments, spec.correlation_id)
+        with self._refusals_noted():
+            return await self._connected().create(label, self.kernel_arguments, spec.correlation_id)
 
     async def connect(self, sandbox_id: str) -> Sandbox:
-        return await self._connected().attach(sandbox_id)
+        with self._refusals_noted():
+            return await self._connected().attach(sandbox_id)
+
+    @contextmanager
+    def _refusals_noted(self) -> Iterator[None]:
+        """Have keys and certificates read again after one was refused: they may be mended before the next cell."""
+        try:
+            yield
+        except (AuthenticationError, ConfigurationError):
+            self._client = None
+            raise
 
     async def list(self) -> Sequence[SandboxRecord]:
         return await self._connected().list()

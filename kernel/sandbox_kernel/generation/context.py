@@ -14,7 +14,7 @@ from sandbox_kernel.errors import NotFoundError, SandboxError, SandboxKernelErro
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.session import SandboxSession
 
-from .redaction import HIDDEN, is_secret_name
+from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name
 from .settings import Generation
 from .text import fenced, one_line
 
@@ -133,7 +133,7 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
     if session.state is not State.ACTIVE:
         return replace(known, unknown="no sandbox is running")
     try:
-        said = await session.describe(values=settings.send_values)
+        said = await session.describe(values=settings.send_values, secret=SECRET_COLUMN)
     except SandboxError as exc:
         known = replace(known, unknown=one_line(str(exc), 200))
     else:

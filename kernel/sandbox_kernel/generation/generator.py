@@ -33,6 +33,8 @@ class Checked:
 
     error: str = ""
     """Why it cannot run; "" if nothing is known against it."""
+    unknown: str = ""
+    """Why it could not be looked at; "" if it was."""
     missing: tuple[str, ...] = ()
     """Modules that it imports and that are not there."""
 
@@ -88,10 +90,11 @@ class Generator:
         try:
             said = await self._session.describe(code=code)
         except SandboxError as exc:
-            return Checked(f"it could not be checked ({one_line(str(exc), 200)})")
+            # That the sandbox says nothing is no fault of the code's; running it will tell.
+            return Checked(unknown=one_line(str(exc), 200))
         missing = said.get("missing")
         names = [one_line(name, 60) for name in missing[:20]] if isinstance(missing, list) else []
-        return Checked(one_line(said.get("error"), 300), tuple(name for name in names if name.isidentifier()))
+        return Checked(one_line(said.get("error"), 300), missing=tuple(name for name in names if name.isidentifier()))
 
     # ---- keeping
 

@@ -9,8 +9,14 @@ HIDDEN = "***"
 MIN_SECRET = 8
 """Characters: what is shorter is no secret that could be told from other words."""
 
-_NAME = r"pass(?:word|wd|phrase)?|secret|token|api_?key|access_?key|private_?key|credentials?|authorization"
-_SECRET_NAME = re.compile(rf"(?:^|[_-])(?:{_NAME}|key|pwd)s?(?:$|[_-])", re.IGNORECASE)
+_NAME = r"pass(?:word|wd|phrase)?|secret|token|(?:api|access|private)[ _-]?key|credential|authorization"
+SECRET_COLUMN = (
+    r"(?i:password|passwd|passphrase)"
+    rf"|(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:{_NAME}|pwd)s?(?:$|[\W_\d]|(?=[A-Z]))"
+)
+"""What finds the name of a column, or of an entry, that may hold secrets: a part of it, in whatever spelling."""
+_SECRET_COLUMN = re.compile(SECRET_COLUMN)
+_KEY = re.compile(r"(?:^|[_-])keys?(?:$|[_-])", re.IGNORECASE)
 _KNOWN = re.compile(
     r"""
     -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
@@ -38,8 +44,13 @@ _IN_ENVIRONMENT = re.compile(
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable of that name may hold a secret."""
-    return _SECRET_NAME.search(name) is not None
+    """Whether a variable of that name, in Python or in an environment, may hold a secret."""
+    return is_secret_column(name) or _KEY.search(name) is not None
+
+
+def is_secret_column(name: str) -> bool:
+    """Whether a column or an entry of that name may hold secrets; "key" alone is what other tables are joined by."""
+    return _SECRET_COLUMN.search(name) is not None
 
 
 def redact(text: str, secrets: Collection[str] = ()) -> str:

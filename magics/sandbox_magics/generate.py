@@ -136,7 +136,7 @@ class _Request:
         with AnswerView(self._context) as view:
             answered = await self._ask(generator, view, SYSTEM, request, known)
             answer = await asyncio.to_thread(read_answer, view.text)
-            generator.conversation.add(generator.clean(request), view.text)
+            generator.conversation.add(generator.clean(request), generator.clean(answer.text))
             number = await generator.keep(self._name, self._wish, answer, answered)
             if not answer.code:
                 view.add("There is no code in this answer.")
@@ -144,6 +144,8 @@ class _Request:
             if answered.cut or not answer.complete:
                 view.add("The code is not complete, so no cell was made of it. Ask again, or for less at once.")
                 return
+            if answer.left_out:
+                view.add(f"Not in the cell: {answer.left_out} more, since a cell magic has a cell of its own.")
             await self._use(generator, view, answer.code, answer.packages, answered.model, number, known)
 
     async def explanation(self, request: str) -> None:
@@ -211,19 +213,22 @@ class _Request:
         number: int,
         known: NotebookContext | None,
     ) -> None:
+        from sandbox_kernel.generation.answers import signed
         from sandbox_kernel.guard.replies import without_commands
 
         checked = await generator.check(code)
         if checked.error:
             view.add(f"The code cannot run, so no cell was made of it: {_quoted(checked.error)}. Ask again.")
             return
+        if checked.unknown:
+            view.add(f"The code could not be checked before: {_quoted(checked.unknown)}.")
         if self._failed is not None:
             self._show_difference(view, self._failed.code, code)
         there = {name.lower() for name in known.packages} if known is not None else set()
         wanted = [DISTRIBUTIONS.get(name, name) for name in checked.missing]
         # What it says of pip counts only where nothing better is known.
         wanted = wanted or [name for name in packages if name.lower() not in there]
-        self._context.add_cell(f"# Written by {model}.\n{without_commands(code)}")
+        self._context.add_cell(signed(without_commands(code), model))
         if wanted:
             view.add(f"It needs what is not installed: `%sandbox install {' '.join(wanted)}`")
         if not self._arguments.run or checked.missing:

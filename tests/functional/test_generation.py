@@ -462,6 +462,70 @@ def test_sandbox_that_lies_about_its_variables_is_bounded(notebook: Desk, bedroc
     assert said.count("\n# The request\n") == 1
 
 
+TRAITORS = """\
+import os, time
+def end(*_): os._exit(3)
+def wait(*_): time.sleep(600)
+class Meta(type):
+    __getattribute__ = end
+class Ended(metaclass=Meta):
+    __class__ = shape = dtype = property(end)
+    __len__ = __repr__ = __str__ = __getattr__ = __eq__ = end
+class DataFrame(list):
+    shape = columns = dtype = property(wait)
+    __len__ = __repr__ = wait
+ended, slow = object.__new__(Ended), DataFrame()
+"""
+
+
+def test_variables_whose_own_code_would_end_python_or_wait_cost_nothing(
+    shared: Desk, bedrock: Emulator, tmp_path: Path
+) -> None:
+    with desk(tmp_path, shared.bedrock, shared.openai, "c.Generation.send_values = True") as careless:
+        careless.run(f"{FRAME}\n{TRAITORS}")
+        bedrock.plan("first", Say("```python\nprint(df.shape, slow is not ended)\n```"))
+        cell = careless.generate("plot", "--run")
+        assert cell.stream() == "(2, 2) True\n"
+        said = bedrock.questions[-1].last
+        assert "- ended: Ended\n" in said
+        assert "- slow: DataFrame; length 0\n" in said
+        assert "- df: pandas.DataFrame; shape (2, 2)" in said
+        assert "not known" not in said
+
+
+def test_code_that_could_not_be_checked_is_kept_and_runs(notebook: Desk, bedrock: Emulator) -> None:
+    # What IPython does with each cell is the user's to change; here it fails when it is asked from elsewhere.
+    notebook.run(
+        "import threading\n"
+        "def picky(lines):\n"
+        "    if threading.current_thread() is not threading.main_thread():\n"
+        "        raise SystemExit('not here')\n"
+        "    return lines\n"
+        "get_ipython().input_transformers_cleanup.append(picky)"
+    )
+    bedrock.plan("first", Say("```python\nprint('ran')\n```"))
+    cell = notebook.generate("plot", "--run")
+    assert cell.stream() == "ran\n"
+    assert "print('ran')" in new_cell(cell)
+    assert "The code could not be checked before" in shown(cell)
+
+
+@pytest.mark.parametrize("code", ['%%bash\necho "$((40 + 2))"', "%%time\nprint(40 + 2)"])
+def test_cell_that_begins_with_a_cell_magic_can_be_run(notebook: Desk, bedrock: Emulator, code: str) -> None:
+    bedrock.plan("first", Say(f"```python\n{code}\n```"))
+    cell = notebook.run(new_cell(notebook.generate("compute")))
+    assert cell.status == "ok"
+    assert cell.stream().startswith("42\n")
+
+
+def test_packages_that_code_can_do_without_are_not_proposed(notebook: Desk, bedrock: Emulator) -> None:
+    code = "try:\n    import no_such_module\nexcept ImportError:\n    no_such_module = None\nprint('ran')"
+    bedrock.plan("first", Say(f"```python\n{code}\n```"))
+    cell = notebook.generate("plot", "--run")
+    assert cell.stream() == "ran\n"
+    assert "install" not in shown(cell)
+
+
 # ---- the configuration, and ordinary kernels
 
 

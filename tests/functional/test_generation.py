@@ -141,6 +141,14 @@ def test_nothing_to_fix_and_nothing_to_ask_are_told(shared: Desk, tmp_path: Path
         assert fresh.bedrock.questions == shared.bedrock.questions
 
 
+@pytest.mark.parametrize(
+    "code",
+    ["%sandbox --session nosuch explain", "%sandbox --session=x fix", "%%sandbox --session nosuch generate\nplot"],
+)
+def test_session_of_a_kernel_with_one_is_told_to_be_left_out(notebook: Desk, code: str) -> None:
+    assert "This kernel has one sandbox: leave --session and its name out" in notebook.run(code).reply["evalue"]
+
+
 def test_cells_are_explained_by_their_numbers(notebook: Desk) -> None:
     first = notebook.run("first = 1")
     notebook.run("1/0")
@@ -277,6 +285,25 @@ def test_each_failure_is_told_where_no_model_answers(notebook: Desk, bedrock: Em
     assert cell.error["ename"] == "GenerationError"
     assert "bedrock:first: access denied to this model" in cell.error["evalue"]
     assert "openai:second: unavailable" in cell.error["evalue"]
+    told = shown(cell).replace("\\", "")
+    assert "access denied to this model: as the test wants it, after " in told
+    assert "unavailable: as the test wants it (HTTP 503), after " in told
+    assert "…" not in told
+
+
+def test_answers_that_are_none_are_told_and_the_next_model_is_asked(
+    notebook: Desk, bedrock: Emulator, openai: Emulator
+) -> None:
+    bedrock.plan("first", Refuse("ValidationException", "The provided model identifier is invalid."))
+    openai.plan("second", Say("```python\nx = 1\n```", whole=True))
+    cell = notebook.generate("plot")
+    told = shown(cell).replace("\\", "")
+    assert "no model is to be had by this name: The provided model identifier is invalid, after " in told
+    assert new_cell(cell).endswith("x = 1\n")
+    bedrock.plan("first", Say("```python\nx = 1\n```", then="content_filter"))
+    cell = notebook.generate("plot")
+    assert "The answer was cut: a content filter ended it." in shown(cell)
+    assert cell.reply["payload"] == []
 
 
 def test_named_model_is_asked_and_only_configured_ones_may_be(notebook: Desk, bedrock: Emulator) -> None:

@@ -89,8 +89,8 @@ async def test_answer_of_any_shape_is_text_within_bounds(answer: dict[str, Any])
 
 
 async def test_sandbox_that_does_not_answer_is_told_of() -> None:
-    context = await known(Session(InvocationError("it did not say\nso")))
-    assert "Variables and files are not known: it did not say so." in context.text(1000)
+    context = await known(Session(InvocationError("it did not say\nso.")))
+    assert "Variables and files are not known: it did not say so.\n" in context.text(1000)
     session = Session({})
     session.state = State.PAUSED
     assert "no sandbox is running" in (await known(session)).unknown
@@ -115,6 +115,25 @@ async def test_endless_lists_and_files_end() -> None:
     assert all(len(head.lines) <= 3 and len(line) <= 400 for head in context.heads for line in head.lines)
     assert context.heads[0].lines[0] == "a,b"
     assert "away.csv" not in " ".join(context.absent)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "heads", "absent"),
+    [
+        ("sum my data.csv", ["my data.csv"], []),
+        ('sum "my data.csv" and `data.csv`', ["my data.csv", "data.csv"], []),
+        ("sum data.csv.", ["data.csv"], []),
+        ("sum 'my other (1).csv'", [], ["my other (1).csv"]),
+        ("it's in new.csv, isn't it", [], ["new.csv"]),
+        ("sum sub/a b.csv", [], ["b.csv"]),
+    ],
+)
+async def test_names_of_files_may_have_spaces(prompt: str, heads: list[str], absent: list[str]) -> None:
+    names = ["my data.csv", "data.csv"]
+    files = Files([FileEntry(name, "file", 1, 0.0, 0o644) for name in names], dict.fromkeys(names, b"a,b\n1,2\n"))
+    context = await known(Session({}, files), prompt)
+    assert [head.path for head in context.heads] == heads
+    assert list(context.absent) == absent
 
 
 async def test_no_rows_are_sent_where_none_are_wanted() -> None:

@@ -21,7 +21,7 @@ from .models.base import ModelRequest
 from .models.registry import make_model
 from .redaction import redact
 from .settings import Generation, read_settings
-from .text import one_line, tokens
+from .text import one_line, tokens, without_full_stop
 
 CHARACTERS = 3
 """Of a token, about."""
@@ -91,10 +91,11 @@ class Generator:
             said = await self._session.describe(code=code)
         except SandboxError as exc:
             # That the sandbox says nothing is no fault of the code's; running it will tell.
-            return Checked(unknown=one_line(str(exc), 200))
+            return Checked(unknown=without_full_stop(one_line(str(exc), 200)))
         missing = said.get("missing")
         names = [one_line(name, 60) for name in missing[:20]] if isinstance(missing, list) else []
-        return Checked(one_line(said.get("error"), 300), missing=tuple(name for name in names if name.isidentifier()))
+        error = without_full_stop(one_line(said.get("error"), 300))
+        return Checked(error, missing=tuple(name for name in names if name.isidentifier()))
 
     # ---- keeping
 

@@ -62,10 +62,12 @@ async def fix(context: CommandContext, arguments: Namespace) -> None:
     if failed is None:
         raise CommandError("No cell of this session has failed; there is nothing to correct.")
     from sandbox_kernel.generation.conversation import fix_request
+    from sandbox_kernel.generation.redaction import redact_message
 
     wish = " ".join(arguments.wish)
     request = fix_request(failed.code, f"{failed.error}: {failed.message}", failed.traceback, wish)
-    await _Request(context, arguments, "fix", wish or f"{failed.error}: {failed.message}", failed).answer(request)
+    about = wish or redact_message(f"{failed.error}: {failed.message}")
+    await _Request(context, arguments, "fix", about, failed).answer(request)
 
 
 @command("explain", argument("number", nargs="?", type=int, metavar="N", help="the cell In [N]"), *ASKING)
@@ -214,6 +216,7 @@ class _Request:
         known: NotebookContext | None,
     ) -> None:
         from sandbox_kernel.generation.answers import signed
+        from sandbox_kernel.generation.redaction import HIDDEN
         from sandbox_kernel.guard.replies import without_commands
 
         checked = await generator.check(code)
@@ -228,6 +231,8 @@ class _Request:
         wanted = [DISTRIBUTIONS.get(name, name) for name in checked.missing]
         # What it says of pip counts only where nothing better is known.
         wanted = wanted or [name for name in packages if name.lower() not in there]
+        if any(f"{quote}{HIDDEN}{quote}" in code for quote in "\"'"):
+            view.add("`***` in the code stands for what was taken out before it was sent.")
         self._context.add_cell(signed(without_commands(code), model))
         if wanted:
             view.add(f"It needs what is not installed: `%sandbox install {' '.join(wanted)}`")

@@ -207,11 +207,31 @@ def test_columns_and_traceback_are_sent_and_no_secrets_or_values(notebook: Desk,
 def test_values_are_sent_where_the_configuration_allows_it(shared: Desk, tmp_path: Path) -> None:
     with desk(tmp_path, shared.bedrock, shared.openai, "c.Generation.send_values = True") as open_minded:
         open_minded.run("number = 40_000 + 7_312\napi_key = 'x' * 30")
+        open_minded.run("import pandas as pd\nusers = pd.DataFrame({'user': ['me' * 2], 'api_key': ['y' * 30]})")
         open_minded.generate("plot")
         said = shared.bedrock.questions[-1].last
         assert "- number: int; value 47312" in said
         assert "- api_key: str; ***" in said
         assert "x" * 30 not in said
+        assert "first rows: ['meme', ***]" in said
+        assert "y" * 30 not in said
+
+
+def test_earlier_answers_are_sent_back_without_secrets(notebook: Desk, bedrock: Emulator) -> None:
+    bedrock.plan("first", Say("```python\npassword = 'of an answer 1'\n```"))
+    cell = notebook.generate("log in")
+    assert "password = 'of an answer 1'" in new_cell(cell)
+    notebook.generate("and red")
+    assert "password = '***'" in bedrock.questions[-1].text
+    assert "of an answer 1" not in bedrock.questions[-1].text
+
+
+def test_what_was_taken_out_is_said_to_be_missing_in_the_code(notebook: Desk, bedrock: Emulator) -> None:
+    notebook.run("password = 'of a cell 1'\nraise ValueError(f'wrong password: {password}')")
+    bedrock.plan("first", Say("```python\npassword = '***'\n```"))
+    fixed = notebook.run("%sandbox fix")
+    assert "of a cell 1" not in bedrock.questions[-1].text
+    assert "stands for what was taken out" in shown(fixed)
 
 
 def test_context_is_shown_and_nothing_sent(notebook: Desk, bedrock: Emulator) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sandbox_kernel.cell_memory import CellMemory
+from sandbox_kernel.cell_memory import CellMemory, run_cell
 from sandbox_kernel.errors import InvocationError, NotFoundError, SandboxError
 from sandbox_kernel.generation.context import NotebookContext, gather
 from sandbox_kernel.generation.settings import Generation
@@ -140,6 +140,28 @@ async def test_no_rows_are_sent_where_none_are_wanted() -> None:
     files = Files([], {"a.csv": b"name,secret\nme,4711\n"})
     context = await known(Session({}, files), "sum a.csv", preview_rows=0)
     assert context.heads[0].lines == ("name,secret",)
+
+
+async def test_secrets_of_cells_are_taken_out_before_they_are_cut() -> None:
+    session = Session({})
+    long = "password = '" + "x1" * 5000 + "'"
+    reply = {
+        "status": "error",
+        "ename": "LoginError",
+        "evalue": "hunter2 is no password of me",
+        "traceback": ["hunter2"],
+    }
+    session.cells.add(run_cell(long, 0.1, {"status": "ok"}))
+    session.cells.add(run_cell("login(token='hunter2')", 0.1, reply))
+    text = (await known(session)).text(60_000)
+    assert "x1x1" not in text
+    assert "hunter2" not in text
+    assert "password = '***'" in text
+
+
+async def test_columns_of_secrets_are_told_by_name_only() -> None:
+    files = Files([], {"a.csv": b"user,password\nme,hunter\n"})
+    assert (await known(Session({}, files), "sum a.csv")).heads[0].lines == ("user,password", "me,***")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 from sandbox_kernel.cell_memory import CellMemory, RunCell, run_cell
 from sandbox_kernel.generation.answers import read_answer, signed
 from sandbox_kernel.generation.context import Head, NotebookContext, Variable
-from sandbox_kernel.generation.conversation import Conversation
-from sandbox_kernel.generation.redaction import is_secret_name, redact
+from sandbox_kernel.generation.conversation import Conversation, explain_request, fix_request
+from sandbox_kernel.generation.redaction import is_secret_name, redact, redact_message
+from sandbox_kernel.generation.tables import first_lines
 from sandbox_kernel.generation.text import fenced, one_line, tokens, without_controls
 from sandbox_kernel.guard.replies import without_commands
 
@@ -40,6 +41,29 @@ def test_known_kinds_of_secrets_are_taken_out(secret: str) -> None:
         ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
         ("export AWS_SECRET_ACCESS_KEY=abc/def+ghi", "export AWS_SECRET_ACCESS_KEY=***"),
         ("plain value-of-this-process here", "plain *** here"),
+        ('password: str = "hunter2"', 'password: str = "***"'),
+        ("token: str | None = 'abc'", "token: str | None = '***'"),
+        ('secret: Optional[str]="abc"', 'secret: Optional[str]="***"'),
+        ('if (token := "abc"): pass', 'if (token := "***"): pass'),
+        ("connect(user='me', password='x', db='y')", "connect(user='me', password='***', db='y')"),
+        ('{"user": "me", "API key": "x", "apiKey": "y"}', '{"user": "me", "API key": "***", "apiKey": "***"}'),
+        ("dict(token=b'abc', other=1)", "dict(token=b'***', other=1)"),
+        ('password = "it\'s mine"', 'password = "***"'),
+        ("password = 'a\\'b'", "password = '***'"),
+        ('password = """a\nb"""', 'password = """***"""'),
+        ("password = (\n    'abc'\n    'def'\n)", "password = (\n    '***'\n)"),
+        ('if password == "abc": pass', 'if password == "***": pass'),
+        ('os.environ["X"] = "anything"', 'os.environ["X"] = "***"'),
+        ("os.environ.setdefault('X', 'any')", "os.environ.setdefault('X', '***')"),
+        ('os.putenv("X", "any")', 'os.putenv("X", "***")'),
+        ("%env X=any thing", "%env X=***"),
+        ("%set_env X any", "%set_env X ***"),
+        ('OPENAI_KEY = "abc123def"', 'OPENAI_KEY = "***"'),
+        ("get('https://x.example/?a=1&token=abc&b=2')", "get('https://x.example/?a=1&token=***&b=2')"),
+        ('"Server=x;User=me;Password=abc;"', '"Server=x;User=me;Password=***;"'),
+        ('"host=x user=me password=abc dbname=y"', '"host=x user=me password=*** dbname=y"'),
+        ("cmd = \"mysql --password='abc'\"", "cmd = \"mysql --password='***'\""),
+        ('password = "hunter2"\nLogin of hunter2 failed', 'password = "***"\nLogin of *** failed'),
     ],
 )
 def test_assigned_secrets_are_taken_out(text: str, expected: str) -> None:
@@ -53,10 +77,80 @@ def test_assigned_secrets_are_taken_out(text: str, expected: str) -> None:
         'df["passenger"] = df["key"].map(names)',
         "tokens = len(text) // 4",
         "x = {'monkey': 'banana'}",
+        "connect(\n    user=user,\n    password=password,\n    token=token)",
+        'def f(password: str, name="me", token: str = None): pass',
+        'tokenizer = "gpt2"; passenger = "me"; KEY = "id"; JOIN_KEY = "customer_id"',
+        'df[["password", "email"]].groupby("token")["x"].sum()',
+        'for key in keys:\n    if key == "city": break',
+        'password = getpass("Password: ")',
+        'password = ""',
     ],
 )
 def test_code_without_secrets_stays_as_it_is(code: str) -> None:
     assert redact(code) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ValueError: wrong password: hunter", "ValueError: wrong password: ***"),
+        ("user=me password=hunter host=x", "user=me password=*** host=x"),
+        ("the API key is abcdef", "the API key is ***"),
+        ("login with password 'hunter' failed", "login with password '***' failed"),
+        ('{"access_token": "abc"}', '{"access_token": "***"}'),
+        ("error: token=abc, retry", "error: token=***, retry"),
+        ("----> 1 password = config.password", "----> 1 password = config.password"),
+        ("      3     token = tokens[0]", "      3     token = tokens[0]"),
+        ("KeyError: 'population'", "KeyError: 'population'"),
+        ("invalid syntax: perhaps you forgot a comma", "invalid syntax: perhaps you forgot a comma"),
+    ],
+)
+def test_secrets_are_taken_out_of_messages(text: str, expected: str) -> None:
+    assert redact_message(text) == expected
+
+
+def test_requests_about_errors_tell_no_secrets() -> None:
+    error = "LoginError: password=hunter is wrong"
+    for text in (fix_request("login()", error, f"Traceback\n{error}", ""), explain_request("login()", error, error)):
+        assert "hunter" not in text
+
+
+def test_large_texts_are_redacted_in_time() -> None:
+    parts = [
+        "password = ",
+        "'",
+        '"',
+        "a",
+        "a=b ",
+        '"""',
+        "token:",
+        "x='y' ",
+        "(",
+        "password = 'ab' + ",
+        "\\",
+        " ",
+        "?a=b",
+    ]
+    for part in parts:
+        text = part * (40_000 // len(part))
+        redact_message(redact(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("user,password\nme,hunter\nyou,x\n", ["user,password", "me,***", "you,***"]),
+        ('user;"API key";n\nme;"a;b";1\n', ['user;"API key";n', "me;***;1"]),
+        ("id\tsecretToken\n1\tabc\n", ["id\tsecretToken", "1\t***"]),
+        ("a,db_passwd,b\n1,x\n1,2,3\n", ["a,db_passwd,b", "***,***", "1,***,3"]),
+        ('a,pwd\n"x,\ny",z\n', ["a,pwd", '"x, y",***']),
+        ("key,tokenizer\n1,2\n3,4\n", ["key,tokenizer", "1,2", "3,4"]),
+        ("token\n", ["token"]),
+        ("", []),
+    ],
+)
+def test_columns_of_secrets_are_taken_out_of_tables(text: str, expected: list[str]) -> None:
+    assert first_lines(text, 3) == expected
 
 
 def test_names_of_secrets_are_known() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -14,8 +14,9 @@ from sandbox_kernel.errors import NotFoundError, SandboxError, SandboxKernelErro
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.session import SandboxSession
 
-from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name
+from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name, redact, redact_message
 from .settings import Generation
+from .tables import first_lines
 from .text import fenced, one_line, without_full_stop
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ MAX_TOOL = 300
 MAX_CELLS = 6
 MAX_CELL = 4000
 """Characters of a cell, or of a traceback, that are sent."""
+SEPARATOR = "\n\0\n"
 MAX_HEADS = 5
 MAX_ROW = 400
 """Characters of a row of a data file."""
@@ -126,7 +128,8 @@ async def _tools(session: SandboxSession) -> tuple[str, ...]:
 
 async def gather(session: SandboxSession, settings: Generation, prompt: str) -> NotebookContext:
     """Ask a sandbox that runs what it has; one that does not, has nothing."""
-    cells = tuple(session.cells)[-MAX_CELLS:]
+    # Before anything is cut: of half a secret nobody could tell that it is one.
+    cells = tuple(_clean(cell, settings.secrets) for cell in tuple(session.cells)[-MAX_CELLS:])
     known = NotebookContext(cells=cells, tools=await _tools(session))
     if session.state is not State.ACTIVE:
         return replace(known, unknown="no sandbox is running")
@@ -148,6 +151,13 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
         reason = _reason(exc) or "it took too long"
         return replace(known, unknown=known.unknown or f"its files could not be listed: {reason}")
     return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=tuple(files.absent))
+
+
+def _clean(cell: RunCell, secrets: Collection[str]) -> RunCell:
+    """Return a cell without secrets; what its code says is one, is none the less one in its error."""
+    whole = redact(SEPARATOR.join((cell.code, cell.message, cell.traceback)), secrets)
+    code, message, traceback = [*whole.split(SEPARATOR), "", ""][:3]
+    return replace(cell, code=code, message=redact_message(message), traceback=redact_message(traceback))
 
 
 def _reason(error: BaseException) -> str:
@@ -219,7 +229,8 @@ async def _look_at(session: SandboxSession, path: str, rows: int, found: _Files)
             break
     found.there.add(path)
     if path.lower().endswith(TABLES) and len(found.heads) < MAX_HEADS:
-        lines = content[: (rows + 1) * MAX_ROW].decode(errors="replace").splitlines()[: rows + 1]
+        text = content[: (rows + 1) * MAX_ROW].decode(errors="replace")
+        lines = first_lines(text, rows, "\t" if path.lower().endswith(".tsv") else "")
         found.heads.append(Head(one_line(path, 200), tuple(one_line(line, MAX_ROW) for line in lines)))
 
 

@@ -19,7 +19,7 @@ from .conversation import Conversation, question
 from .history import Entry, History, entry
 from .models.base import ModelRequest
 from .models.registry import make_model
-from .redaction import redact
+from .redaction import redact, redact_message
 from .settings import Generation, read_settings
 from .text import one_line, tokens, without_full_stop
 
@@ -118,7 +118,7 @@ class Generator:
         """Add to the history what became of the code; in the background."""
         if not number:
             return
-        result = self.clean(f"{cell.error}: {cell.message}"[:500]) if cell.failed else "ok"
+        result = self.clean(redact_message(f"{cell.error}: {cell.message}"))[:500] if cell.failed else "ok"
         self._spawn(lambda: self.history.note_run(number, result, cell.seconds))
 
     def _spawn(self, work: Callable[[], None]) -> None:

@@ -312,7 +312,7 @@ def test_built_in_kinds_are_the_installed_entry_points() -> None:
         ("gpt-4", "is not of the form kind:model"),
         ("bedrok:x", "no kind of model 'bedrok'; did you mean 'bedrock'?"),
         ({"model": "x"}, 'says its "kind"'),
-        ({"kind": "openai", "endpoint": "x"}, "no option endpoint; did you mean endpoint_url?"),
+        ({"kind": "openai", "endpoint": "x"}, "no option 'endpoint'; did you mean 'endpoint_url'?"),
         ({"kind": "openai", "max_tokens": "many"}, "max_tokens"),
     ],
 )

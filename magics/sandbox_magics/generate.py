@@ -138,7 +138,7 @@ class _Request:
         with AnswerView(self._context) as view:
             answered = await self._ask(generator, view, SYSTEM, request, known)
             answer = await asyncio.to_thread(read_answer, view.text)
-            generator.conversation.add(generator.clean(request), generator.clean(answer.text))
+            await generator.remember(request, answer)
             number = await generator.keep(self._name, self._wish, answer, answered)
             if not answer.code:
                 view.add("There is no code in this answer.")

@@ -321,6 +321,7 @@ def test_cell_magic_has_a_cell_of_its_own() -> None:
     first = read_answer("```bash\n%%bash\npip install x\nls\n```\n```python\ny = 2\n```")
     assert (first.code, first.left_out) == ("%%bash\npip install x\nls\n", 1)
     assert first.packages == ("x",)
+    assert read_answer("```python\n# No\n%%sandbox stop\nx = 1\n```").code == "# No\n%%sandbox stop\nx = 1\n"
     later = read_answer("```python\ny = 2\n```\n```python\n%%bash\nls\n```")
     assert (later.code, later.left_out) == ("y = 2\n", 1)
 

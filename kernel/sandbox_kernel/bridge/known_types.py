@@ -269,6 +269,8 @@ TYPES: tuple[tuple[str, str, Callable[[Any, Shown], str]], ...] = (
     ("numpy", "matrix", _array),
     ("numpy.ma", "MaskedArray", _array),
     ("torch", "Tensor", _array),
+    ("scipy.sparse", "csr_matrix", _array),
+    ("scipy.sparse", "csr_array", _array),
     ("pandas", "DataFrame", _pandas_frame),
     ("geopandas", "GeoDataFrame", _pandas_frame),
     ("pandas", "Series", _pandas_series),

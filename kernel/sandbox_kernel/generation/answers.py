@@ -22,7 +22,7 @@ _WORKS = re.compile(
     r"^[ \t]*(?:import|from|def|class|for|while|if|with|try|async|@|%|!)|[\w\])]\s*\(|[^=!<>]=[^=]", re.MULTILINE
 )
 """What is in code and seldom in what it prints: statements, calls, assignments."""
-_FIRST_MAGIC = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*(%%[^\n]*)")
+_FIRST_MAGIC = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*(%%(?!sandbox\b)[^\n]*)")
 _TAKES_COMMENTS = frozenset(
     "! bash capture cython debug perl prun pypy python python2 python3 R ruby script sh sx system time timeit".split()
 )

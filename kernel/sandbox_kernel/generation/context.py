@@ -128,8 +128,9 @@ async def _tools(session: SandboxSession) -> tuple[str, ...]:
 
 async def gather(session: SandboxSession, settings: Generation, prompt: str) -> NotebookContext:
     """Ask a sandbox that runs what it has; one that does not, has nothing."""
-    # Before anything is cut: of half a secret nobody could tell that it is one.
-    cells = tuple(_clean(cell, settings.secrets) for cell in tuple(session.cells)[-MAX_CELLS:])
+    # Before anything is cut: of half a secret nobody could tell that it is one. In a thread: what came out of a sandbox
+    # may be made to take long.
+    cells = await asyncio.to_thread(_clean_cells, tuple(session.cells)[-MAX_CELLS:], settings.secrets)
     known = NotebookContext(cells=cells, tools=await _tools(session))
     if session.state is not State.ACTIVE:
         return replace(known, unknown="no sandbox is running")
@@ -151,6 +152,10 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
         reason = _reason(exc) or "it took too long"
         return replace(known, unknown=known.unknown or f"its files could not be listed: {reason}")
     return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=tuple(files.absent))
+
+
+def _clean_cells(cells: Iterable[RunCell], secrets: Collection[str]) -> tuple[RunCell, ...]:
+    return tuple(_clean(cell, secrets) for cell in cells)
 
 
 def _clean(cell: RunCell, secrets: Collection[str]) -> RunCell:

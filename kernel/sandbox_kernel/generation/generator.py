@@ -15,7 +15,7 @@ from sandbox_kernel.session import SandboxSession
 from .answers import Answer
 from .chain import Answered, Chain, Step
 from .context import NotebookContext, gather
-from .conversation import Conversation, question
+from .conversation import MAX_ANSWER, Conversation, question
 from .history import Entry, History, entry
 from .models.base import ModelRequest
 from .models.registry import make_model
@@ -99,11 +99,18 @@ class Generator:
 
     # ---- keeping
 
+    async def remember(self, request: str, answer: Answer) -> None:
+        """Let the requests after this one be about it."""
+        # More than is kept, since of half a secret nobody could tell that it is one.
+        said = await asyncio.to_thread(self.clean, answer.text[: 2 * MAX_ANSWER])
+        self.conversation.add(self.clean(request), said)
+
     async def keep(self, command: str, wish: str, answer: Answer, answered: Answered) -> int:
         """Write a request and its answer into the history; return its number, 0 if none is kept."""
         if not self.settings.history:
             return 0
-        made = entry(self._session.directory, command, self.clean(wish), self.clean(answer.code), answered)
+        code = await asyncio.to_thread(self.clean, answer.code)
+        made = entry(self._session.directory, command, self.clean(wish), code, answered)
         return await self._kept(made)
 
     async def _kept(self, made: Entry) -> int:

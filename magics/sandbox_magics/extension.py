@@ -23,7 +23,7 @@ from .screen import Screen
 
 ATTRIBUTE = "_sandbox_notebook"
 """Of the shell: the notebook's sandboxes."""
-BEGINNING = frozenset({"start", "upload", "push", "install", "shell"})
+BEGINNING = frozenset({"start", "attach", "upload", "push", "install", "shell"})
 """Commands with which a new session may begin; of the others, a name that there is not is a mistake."""
 
 

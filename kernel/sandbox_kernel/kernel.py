@@ -113,6 +113,10 @@ class Kernel:
         self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
         session.idle_since = lambda: 0.0 if self._pending.cells else self._idle_since
+        if session.folder.enabled:
+            from .progress import CopyProgress
+
+            session.folder.step = CopyProgress(self._cell_that_waits).step
         self.frontend.on_blocked = session.hold
         self.frontend.start(self.on_request)
         self.frontend.publish("status", {"execution_state": "starting"}, {})
@@ -401,6 +405,13 @@ class Kernel:
         later.read_cell()
         later.deferred = True
         self._deferred.append(later)
+
+    def _cell_that_waits(self) -> CommandCell | None:
+        """Return where something can be shown that a person waits for: in a command, or in the first cell."""
+        if self._command_cell is not None:
+            return self._command_cell
+        first = next((request for request in self._waiting if request.is_cell and request.counts), None)
+        return CommandCell(self.frontend, self.session, first) if first is not None and first.busy else None
 
     def _call_for_sandbox(self, request: Request) -> None:
         if request.is_cell:

@@ -37,6 +37,7 @@ COMMANDS = {
     "start": (),
     "status": ("--log",),
     "stop": ("--all", "--orphans"),
+    "sync": (),
     "upload": ("--to",),
 }
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from sandbox_kernel.commands import CommandContext, require_approval
 from sandbox_kernel.errors import CommandError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.progress import count_text, size_text
 from sandbox_kernel.providers.base import WorkspaceChanges
 from sandbox_kernel.workspace.changes import Action, Change, Kind
 from sandbox_kernel.workspace.folder import shown
@@ -23,6 +24,9 @@ MAX_TEXTS = 20
 """Files whose text is compared."""
 MAX_TEXT_LINES = 100
 """Lines of one file's diff."""
+MAX_NAMED = 5
+"""Files that a question names."""
+_ALSO_HERE = "changed on this machine, too"
 _SIGNS = {Action.ADD: "+", Action.CHANGE: "~", Action.REMOVE: "-"}
 _FILES = argument("files", nargs="*", metavar="FILE", help="files, folders or patterns such as '*.csv'; default: all")
 
@@ -61,7 +65,10 @@ async def apply(context: CommandContext, arguments: Namespace) -> None:
     if not possible:
         raise CommandError("Nothing of this can be applied.")
     await require_approval(context, "apply", f"Make these changes in {shown(changes.folder)}?")
-    outcome = await changes.apply(possible)
+    overwriting = await _may_overwrite(context, possible)
+    outcome = await changes.apply([change for change in possible if overwriting or not change.conflict])
+    if not overwriting:
+        outcome.refused += [(change, _ALSO_HERE) for change in possible if change.conflict]
     for change, why in outcome.refused:
         context.write(f"Not applied: {shown(change.path)}: {why}.\n", error=True)
     context.write(f"Applied: {_summary(outcome.done)}.\n")
@@ -85,6 +92,41 @@ async def discard(context: CommandContext, arguments: Namespace) -> None:
     context.write(f"Discarded: {_summary(outcome.done)}.\n")
     if outcome.refused:
         raise CommandError(f"{_count(len(outcome.refused))} not discarded, as said above.")
+
+
+async def _may_overwrite(context: CommandContext, changes: Sequence[Change]) -> bool:
+    """Ask whether what was changed on this machine, too, is to be as in the sandbox. Nobody there means no."""
+    both = [change for change in changes if change.conflict]
+    if not both:
+        return True
+    names = ", ".join(shown(change.path) for change in both[:MAX_NAMED])
+    more = f" and {len(both) - MAX_NAMED} more" if len(both) > MAX_NAMED else ""
+    question = (
+        f"On this machine, too, {names}{more} changed since the sandbox got it. Take the sandbox's, and lose yours?"
+    )
+    try:
+        answer = await context.ask(f"{question} [y/N] ")
+    except CommandError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+@command("sync")
+async def sync(context: CommandContext, _: Namespace) -> None:
+    """Bring files that changed on this machine to a sandbox elsewhere, which has a copy of the notebook's folder.
+
+    Before each cell this is done for what is small. Files that cells changed stay as they are in the sandbox.
+    """
+    if context.session.state not in (State.ACTIVE, State.PAUSED):
+        await context.session.start()
+    sent = await context.session.folder.synchronise()
+    if sent is None:
+        context.write("This sandbox has no copy of the notebook's folder: there is nothing to bring.\n")
+        return
+    for path, why in sent.refused.items():
+        context.write(f"Not copied: {shown(path)}: {shown(why)}.\n", error=True)
+    size = size_text(sum(entry.size for entry in sent.entries.values()))
+    context.write(f"Copied to the sandbox: {count_text(len(sent.entries), 'change')}, {size}.\n")
 
 
 async def _changes(context: CommandContext) -> WorkspaceChanges:
@@ -145,6 +187,8 @@ def _line(change: Change) -> str:
         text += f"  {_size(change.size)}"
     if change.kind is Kind.FILE and change.mode & 0o100 and change.action is not Action.REMOVE:
         text += ", can be run"
+    if change.conflict:
+        text += f"  ({_ALSO_HERE})"
     return f"{text}  (never applied: {change.refused})" if change.refused else text
 
 

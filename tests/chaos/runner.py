@@ -103,7 +103,12 @@ class Chaos:
             "request_timeout": 3.0,
         }
         # Faults come a thousand times as often as elsewhere, and nobody is to be spared.
-        own = ("--SandboxSession.reconnect_longest_delay=0.2", "--SandboxSession.retry_delay=0.1")
+        # What ran is read in the work folder, which begins empty.
+        own = (
+            "--Workspace.mode=private",
+            "--SandboxSession.reconnect_longest_delay=0.2",
+            "--SandboxSession.retry_delay=0.1",
+        )
         self._arguments = [*own, *self.executor.arguments(**options)]
         self.kernel: KernelProcess = spawn(folder / "kernel", *self._arguments)
         self.front_end: FrontEnd = self.kernel.front_end()

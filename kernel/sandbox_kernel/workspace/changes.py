@@ -69,6 +69,8 @@ class Change:
     opaque: bool = False
     refused: str = ""
     """Why it is never applied, as a clause."""
+    conflict: bool = False
+    """It was changed on the host, too, since the sandbox got it."""
 
 
 def signature(status: os.stat_result | None) -> tuple[int, ...] | None:
@@ -173,7 +175,7 @@ class ChangeReader:
         content, target, refused = "", "", ""
         if kind is Kind.LINK:
             target = os.readlink(name, dir_fd=folder)
-            refused = _leads_out(path, target)
+            refused = leads_out(path, target)
         elif kind is Kind.OTHER:
             refused = "it is a device, a pipe or a socket"
         elif kind is Kind.FILE and status.st_size > self._largest_file:
@@ -259,7 +261,7 @@ def _is_equal(change: Change, host: int | None, name: str, before: os.stat_resul
         os.close(descriptor)
 
 
-def _leads_out(path: str, target: str) -> str:
+def leads_out(path: str, target: str) -> str:
     """Return why a link is not applied; "" if it leads to a place in the folder, whatever the links on its way do."""
     names = [name for name in target.split("/") if name not in ("", ".")]
     ups = len([name for name in names if name == ".."])

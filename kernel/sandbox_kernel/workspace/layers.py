@@ -19,6 +19,7 @@ from sandbox_kernel.processes import is_same_process, start_mark
 
 _META = "layer.json"
 _APPLIED = "applied.json"
+_FOLLOWED = "followed.json"
 _LOCK_TIMEOUT = 3.0
 """Seconds in which the sandbox of a kernel process that was killed gives its layer back."""
 _DAY = 86400.0
@@ -101,6 +102,15 @@ class Layer:
         """Remember what was applied."""
         _write(os.path.join(self.path, _APPLIED), signatures)
 
+    def mark(self) -> str:
+        """Return which sandbox elsewhere it follows; "" if none was told."""
+        content = _read(os.path.join(self.path, _FOLLOWED))
+        return content if isinstance(content, str) else ""
+
+    def set_mark(self, name: str) -> None:
+        """Remember which sandbox elsewhere it follows."""
+        _write(os.path.join(self.path, _FOLLOWED), name)
+
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
         if self.lock >= 0:
@@ -127,10 +137,10 @@ class LayerStore:
         os.makedirs(self.root, 0o700, exist_ok=True)
         found = [layer for layer in self.all() if (layer.folder, layer.notebook) == (folder, notebook)]
         for layer in sorted(found, key=lambda layer: (not layer.is_empty(), layer.used), reverse=True):
-            if self._take(layer):
+            if self.take(layer):
                 layer.belong(notebook)
                 return layer
-        return self._make(folder, notebook)
+        return self.make(folder, notebook)
 
     def all(self) -> Iterator[Layer]:
         """Give every layer, unlocked."""
@@ -144,7 +154,7 @@ class LayerStore:
         """Return the layer with changes of this notebook that was used last and that nobody uses, locked."""
         found = [one for one in self.all() if (one.folder, one.notebook) == (folder, notebook) and not one.is_empty()]
         for layer in sorted(found, key=lambda layer: layer.used, reverse=True):
-            if self._take(layer):
+            if self.take(layer):
                 layer.belong(notebook)
                 return layer
         return None
@@ -182,8 +192,8 @@ class LayerStore:
             layer.close()
         return True
 
-    def _take(self, layer: Layer) -> bool:
-        """Lock it, waiting for what a dead kernel process left if there is one."""
+    def take(self, layer: Layer) -> bool:
+        """Lock a layer; return False if somebody uses it. Waits for what a dead kernel process left if there is one."""
         deadline = time.monotonic() + _LOCK_TIMEOUT
         while not self._lock(layer):
             if time.monotonic() > deadline or _has_user(layer):
@@ -201,7 +211,8 @@ class LayerStore:
             return False
         return True
 
-    def _make(self, folder: str, notebook: str) -> Layer:
+    def make(self, folder: str, notebook: str) -> Layer:
+        """Return a new layer, locked. Raises OSError."""
         layer = Layer(os.path.join(self.root, os.urandom(8).hex()), folder)
         os.mkdir(layer.path, 0o700)
         self._lock(layer)

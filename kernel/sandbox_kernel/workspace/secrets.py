@@ -57,9 +57,11 @@ class Secrets:
 
     def look_again(self, names: Iterable[str]) -> list[str]:
         """Look at some folders again; return the entries that have to be hidden and were not."""
-        before = set(self.hidden)
+        before, looked = set(self.hidden), self._looked
         linked: list[tuple[int, str, str]] = []
         self._collect_inodes(self._walk(list(names), linked))
+        # However often an entry is looked at, it counts once.
+        self._looked = looked
         for path in self._linked(linked):
             self.hidden[path] = False
         return [path for path in self.hidden if path not in before]

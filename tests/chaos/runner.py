@@ -151,8 +151,10 @@ class Chaos:
         self.front_end.finish(cell, timeout=PATIENCE)
         self._judge(number, lines, cell, kill=kill)
         if fault is not None and fault.kind in ENDING:
-            # Its sandbox has gone, and what was written there with it: also by the cell before, shown only now.
-            self._expected = {}
+            # Its sandbox has gone, and what was written there with it: also by the cell before, shown only now. A cell
+            # that has run nevertheless was still waiting for its sandbox, and ran in the one after.
+            ran = cell.status == "ok"
+            self._expected = {number: "run"} if ran else {}
             self._unseen = set()
             self._left = None
 

@@ -163,7 +163,8 @@ def test_quickstart_shows_widgets(outputs: Callable[[str], list[NotebookNode]]) 
 def test_quickstart_pauses_and_goes_on_with_its_variables(text: Callable[[str], str]) -> None:
     assert "is paused" in text("pause")
     assert "paused" in text("paused-status").split()
-    assert text("after-pause") == "'still here'"
+    notice = "The sandbox was paused and goes on: variables, files and packages are kept.\n"
+    assert text("after-pause") == f"{notice}'still here'"
     assert "active" in text("status").split()
 
 

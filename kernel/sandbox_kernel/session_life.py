@@ -6,6 +6,8 @@ import asyncio
 import signal
 import time
 import uuid
+from collections.abc import Coroutine
+from typing import Any
 
 from .bridge_events import Died, Ready, Skipped, ToolFrame, read_event
 from .errors import (
@@ -24,6 +26,9 @@ from .link.protocol import Buffer, LinkError, LinkRefusedError
 from .providers.base import Sandbox, SandboxSpec
 from .python_lives import MAX_LIVES
 from .session_core import SessionCore
+
+GIVE_BACK_TIMEOUT = 5.0
+"""Seconds that a start which is given up waits for a sandbox that is being made, to give it back."""
 
 
 class SessionLife(SessionCore):
@@ -96,9 +101,8 @@ class SessionLife(SessionCore):
         self._taken_over = found is not None
         if found is not None:
             return found
-        sandbox = await self._provider.create(
-            SandboxSpec(self._correlation_id, directory=self._directory, kept=outlives)
-        )
+        creating = self._provider.create(SandboxSpec(self._correlation_id, directory=self._directory, kept=outlives))
+        sandbox = await (self._created_or_given_back(creating) if outlives else creating)
         if self._recorder is not None:
             self._spawn(self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id))
         return sandbox
@@ -114,6 +118,19 @@ class SessionLife(SessionCore):
     def _is_idle(self) -> bool:
         """Whether no cell runs, and the sandbox could be asked something."""
         return self.ready
+
+    async def _created_or_given_back(self, creating: Coroutine[Any, Any, Sandbox]) -> Sandbox:
+        """Return a new sandbox. Who is cancelled gives it back: it is made elsewhere, and nobody would know of it."""
+        task = asyncio.ensure_future(creating)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task], timeout=GIVE_BACK_TIMEOUT)
+            if not task.done():
+                task.cancel()
+            elif not task.cancelled() and task.exception() is None:
+                await task.result().close()
+            raise
 
     def _log_retry(self, attempt: int, delay: float, error: SandboxError) -> None:
         self._event("retry", "warning", attempt=attempt, delay=round(delay, 3), error=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from .errors import NotFoundError, SandboxKernelError, SandboxLostError
@@ -42,8 +43,16 @@ class Takeover:
         leftover = self.wanted or await self._find_leftover()
         if leftover is None:
             return None
+        claiming = asyncio.ensure_future(self._claim(leftover, correlation_id))
         try:
-            self._before = await self._claim(leftover, correlation_id)
+            self._before = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # It is claimed all the same, and nobody else would find it then.
+            await asyncio.wait([claiming])
+            if claiming.exception() is None:
+                self._before = claiming.result()
+                await self.give_back()
+            raise
         except SandboxKernelError as exc:
             if asked:
                 raise

@@ -157,6 +157,9 @@ class NotebookFolder:
             names = ", ".join(shown(name) for name in self.secrets.unseen[:_SHOWN])
             text += f", of them {len(self.secrets.unseen)} because the folder is too large to look through: {names}"
             text += " … (Workspace.largest_folder)"
+        if self.secrets.locked:
+            names = ", ".join(shown(name) for name in self.secrets.locked[:_SHOWN])
+            text += f"; {len(self.secrets.locked)} of them folders that you may not read yourself: {names}"
         return text
 
     # ---- beside running cells
@@ -176,7 +179,7 @@ class NotebookFolder:
         changed = self.secrets.changed(0, _AT_ONCE)
         if changed:
             found += self.secrets.look_again(changed)
-        if len(self.secrets.folders) > _AT_ONCE and time.monotonic() - self._looked > _INTERVAL:
+        if self.secrets.count > _AT_ONCE and time.monotonic() - self._looked > _INTERVAL:
             self._looked = time.monotonic()
             self._looking = threading.Thread(target=self._look_at_rest, args=(self.secrets,), daemon=True)
             self._looking.start()

@@ -261,6 +261,61 @@ async def test_secrets_are_not_shown_under_any_name(secrets: Path, started: Star
         assert sandbox.describe()["hidden"].startswith("11 ")
 
 
+TRY_LOCKED = """
+import os
+for path in ("locked", "locked/in"):
+    try: os.chmod(path, 0o777)
+    except OSError: pass
+result = []
+for path in ("locked/.env", "locked/plain", "locked/in/id_rsa"):
+    try: result.append(open(path).read())
+    except OSError: pass
+for base, folders, names in os.walk("locked"):
+    result += [*names, *folders]
+"""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder, and looks through it")
+@pytest.mark.parametrize("locked", [0, 0o100, 0o300, 0o600], ids=oct)
+@pytest.mark.parametrize("mode", ["overlay", "readonly", "readwrite"])
+async def test_a_folder_that_the_user_may_not_read_is_hidden_from_cells(
+    folder: Path, started: Start, mode: str, locked: int
+) -> None:
+    (folder / "locked/in").mkdir(parents=True)
+    for name in (".env", "plain", "in/id_rsa"):
+        (folder / "locked" / name).write_text(SECRET)
+    (folder / "locked").chmod(locked)
+    try:
+        async with started(mode) as (sandbox, inside):
+            assert await inside.run(TRY_LOCKED) == []
+            assert sandbox.describe()["workspace"].count(mode.replace("read", "read-")) == 1
+            assert "may not read yourself: locked" in sandbox.describe()["hidden"]
+            if mode == "overlay":
+                await inside.run("open('other', 'w').write('1')")
+                assert await apply(sandbox) == {}
+    finally:
+        (folder / "locked").chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+async def test_a_folder_that_nobody_may_read_any_more_is_in_nobodys_way(folder: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run("import shutil; shutil.rmtree('sub'); open('other', 'w'); open('data.csv', 'a').write('x')")
+        (folder / "sub").chmod(0)
+        try:
+            changes = await read(sandbox)
+            assert set(changes) == {"sub", "other", "data.csv"}
+            assert "cannot be read on this machine" in changes["sub"].refused
+            assert await apply(sandbox, "other") == {}
+            assert sandbox.changes is not None
+            outcome = await sandbox.changes.discard(list((await read(sandbox)).values()))
+            assert [change.path for change, _ in outcome.refused] == ["sub"]
+            assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
+        finally:
+            (folder / "sub").chmod(0o700)
+    assert (folder / "sub/deep.txt").read_text() == "deep\n"
+
+
 async def test_nothing_that_a_cell_does_in_the_layer_reveals_a_secret(secrets: Path, started: Start) -> None:
     tricks = """
 import os, shutil

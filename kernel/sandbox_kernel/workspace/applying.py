@@ -312,6 +312,9 @@ def _take_away(view: int, change: Change) -> None:
 
 def _restore(view: int, host: int, change: Change) -> None:
     """Make an entry in the sandbox what it is on the host."""
+    if change.refused and change.action is Action.REMOVE:
+        # What cannot be read here cannot be shown there.
+        raise _RefusedError(change.refused)
     parent, name = split(change.path)
     with opened_folder(view, parent, anyway=True) as folder, opened_folder(host, parent) as beside:
         before = status_of(beside, name)

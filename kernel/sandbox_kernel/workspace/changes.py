@@ -132,11 +132,21 @@ class ChangeReader:
             if self._applied.get(entry) == _own(status) and not stat.S_ISDIR(status.st_mode):
                 continue
             before = status_of(host, name) if host is not None else None
-            for change in self._compare(folder, host, name, entry, status, before):
+            try:
+                compared = list(self._compare(folder, host, name, entry, status, before))
+            except OSError as exc:
+                # One entry that cannot be read does not stand in the way of all others.
+                compared = [self._unreadable(entry, status, before, exc)]
+            for change in compared:
                 self._counted()
                 yield change
             if stat.S_ISDIR(status.st_mode):
                 waiting.append(entry)
+
+    def _unreadable(self, path: str, status: os.stat_result, before: os.stat_result | None, error: OSError) -> Change:
+        action = Action.REMOVE if is_whiteout(status) else Action.ADD if before is None else Action.CHANGE
+        kind = _kind(before) if is_whiteout(status) and before is not None else _kind(status)
+        return Change(path, action, kind, host=signature(before), refused=_cannot_be_read(error))
 
     def _counted(self) -> None:
         self._count += 1
@@ -211,12 +221,15 @@ class ChangeReader:
             raise CommandError(f"Folders in {path[:40]}… are nested too deep to be removed by this command.")
         own = (0,) if whiteout else None
         kind = _kind(status)
-        if kind is Kind.FOLDER:
-            with opened_folder(host, name) as folder:
-                for inner in os.listdir(folder):
-                    yield from self._removed(folder, inner, f"{path}/{inner}")
-        self._counted()
         refused = "it is a device, a pipe or a socket" if kind is Kind.OTHER else ""
+        if kind is Kind.FOLDER:
+            try:
+                with opened_folder(host, name) as folder:
+                    for inner in os.listdir(folder):
+                        yield from self._removed(folder, inner, f"{path}/{inner}")
+            except OSError as exc:
+                refused = _cannot_be_read(exc)
+        self._counted()
         size = status.st_size if kind is Kind.FILE else 0
         yield Change(path, Action.REMOVE, kind, size=size, layer=own, host=signature(status), refused=refused)
 
@@ -239,6 +252,10 @@ def _kind(status: os.stat_result) -> Kind:
     if stat.S_ISDIR(status.st_mode):
         return Kind.FOLDER
     return Kind.LINK if stat.S_ISLNK(status.st_mode) else Kind.OTHER
+
+
+def _cannot_be_read(error: OSError) -> str:
+    return f"it cannot be read on this machine ({error.strerror or error})"
 
 
 def _is_equal(change: Change, host: int | None, name: str, before: os.stat_result | None) -> bool:

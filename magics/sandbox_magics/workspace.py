@@ -23,6 +23,7 @@ MAX_TEXTS = 20
 """Files whose text is compared."""
 MAX_TEXT_LINES = 100
 """Lines of one file's diff."""
+_NAMED = 5
 _SIGNS = {Action.ADD: "+", Action.CHANGE: "~", Action.REMOVE: "-"}
 _FILES = argument("files", nargs="*", metavar="FILE", help="files, folders or patterns such as '*.csv'; default: all")
 
@@ -60,13 +61,42 @@ async def apply(context: CommandContext, arguments: Namespace) -> None:
     context.write("\n".join([*_listing(chosen), ""]))
     if not possible:
         raise CommandError("Nothing of this can be applied.")
-    await require_approval(context, "apply", f"Make these changes in {shown(changes.folder)}?")
-    outcome = await changes.apply(possible)
+    accepted = await _accepted(context, possible, changes.folder)
+    outcome = await changes.apply(accepted)
+    if len(accepted) < len(possible):
+        outcome.refused += [(change, "it was also changed on this machine") for change in possible if change.edited]
     for change, why in outcome.refused:
         context.write(f"Not applied: {shown(change.path)}: {why}.\n", error=True)
     context.write(f"Applied: {_summary(outcome.done)}.\n")
     if outcome.refused:
         raise CommandError(f"{_count(len(outcome.refused))} not applied, as said above; nothing of them was written.")
+
+
+async def _accepted(context: CommandContext, possible: list[Change], folder: str) -> list[Change]:
+    """Return the changes that may be made. Raises CommandError if there are none.
+
+    What was also changed on this machine is asked for by itself, and no configuration allows it unasked.
+    """
+    edited = [change for change in possible if change.edited]
+    others = [change for change in possible if not change.edited]
+    if others or context.session.approval_of("apply") == "deny":
+        await require_approval(
+            context, "apply", f"Make {'these' if not edited else 'the other'} changes in {shown(folder)}?"
+        )
+    if not edited:
+        return possible
+    names = ", ".join(shown(change.path) for change in edited[:_NAMED])
+    more = f" and {len(edited) - _NAMED} more" if len(edited) > _NAMED else ""
+    question = f"{names}{more}: also changed on this machine since the sandbox's start. REPLACE this machine's version?"
+    try:
+        answer = await context.ask(f"{question} [y/N] ")
+    except CommandError:
+        answer = ""
+    if answer.strip().lower() in ("y", "yes"):
+        return possible
+    if not others:
+        raise CommandError(f"Nothing was done: {names}{more}: also changed on this machine, and nobody confirmed it.")
+    return others
 
 
 @command("discard", _FILES)
@@ -145,7 +175,9 @@ def _line(change: Change) -> str:
         text += f"  {_size(change.size)}"
     if change.kind is Kind.FILE and change.mode & 0o100 and change.action is not Action.REMOVE:
         text += ", can be run"
-    return f"{text}  (never applied: {change.refused})" if change.refused else text
+    if change.refused:
+        return f"{text}  (never applied: {change.refused})"
+    return f"{text}  (also changed on this machine)" if change.edited else text
 
 
 async def _text(changes: WorkspaceChanges, change: Change) -> list[str]:

@@ -152,6 +152,41 @@ async def test_a_file_that_changed_on_the_host_since_it_was_shown_is_not_overwri
     assert (folder / "private.txt").read_text() == "mine\ntheirs\n"
 
 
+async def test_what_was_also_changed_on_the_host_since_the_start_is_marked(folder: Path, started: Start) -> None:
+    for name in ("replaced.txt", "gone.txt"):
+        (folder / name).write_text("mine\n")
+    async with started() as (sandbox, inside):
+        await inside.run("result = open('replaced.txt').read()")
+        # As an editor saves it: the overlay goes on showing the file that it has looked at.
+        (folder / "saving").write_text("edited\n")
+        (folder / "saving").rename(folder / "replaced.txt")
+        await inside.run("import os, shutil; shutil.rmtree('sub'); os.remove('gone.txt')")
+        await inside.run("for name in ('data.csv', 'replaced.txt', 'both', 'new'): open(name, 'a').write('cell\\n')")
+        (folder / "gone.txt").write_text("edited\n")
+        (folder / "both").write_text("edited\n")
+        (folder / "sub/new-here").write_text("new\n")
+        changes = await read(sandbox)
+        edited = {"replaced.txt", "gone.txt", "both", "sub/new-here"}
+        assert {path for path, change in changes.items() if change.edited} == edited
+        assert {path for path, change in changes.items() if change.refused} == {"sub/new-here"}
+        assert set(await apply(sandbox, "sub/deep.txt", "sub/new-here", "sub", "both")) == {"sub/new-here", "sub"}
+        assert (folder / "sub/new-here").read_text() == "new\n"
+        assert (folder / "both").read_text() == "cell\n"
+        # What was applied is the same on both sides, until somebody changes it again.
+        await inside.run("open('both', 'a').write('again\\n')")
+        assert not (await read(sandbox))["both"].edited
+        (folder / "both").write_text("edited again\n")
+        assert (await read(sandbox))["both"].edited
+    # What cells changed in an earlier sandbox was changed before the next one's start.
+    async with started() as (sandbox, inside):
+        changes = await read(sandbox)
+        assert {path for path, change in changes.items() if change.edited} == edited
+        assert sandbox.changes is not None
+        outcome = await sandbox.changes.discard([changes[path] for path in ("replaced.txt", "gone.txt")])
+        assert outcome.refused == []
+        assert await inside.run("result = open('replaced.txt').read() + open('gone.txt').read()") == "edited\n" * 2
+
+
 async def test_a_file_that_a_cell_changes_after_it_was_shown_is_not_applied(folder: Path, started: Start) -> None:
     async with started() as (sandbox, inside):
         await inside.run("open('data.csv', 'w').write('harmless')")

@@ -101,6 +101,25 @@ def test_a_cell_reads_beside_the_notebook_and_its_changes_wait_for_the_user(proj
     assert "changed nothing" in front_end.run("%sandbox diff").stream()
 
 
+def test_what_was_also_changed_here_is_asked_for_by_itself(project: Project) -> None:
+    front_end = project.front_end()
+    front_end.run("for name in ('data.csv', 'out.txt'): open(name, 'w').write('cell')")
+    (project.folder / "data.csv").write_text("mine")
+    assert "~ data.csv  4 bytes  (also changed on this machine)" in front_end.run("%sandbox diff").stream()
+    cell = front_end.cell("%sandbox apply")
+    for count, answer in ((1, "y"), (2, "n")):
+        front_end.until(lambda count=count: len(cell.questions) == count or cell.done)
+        front_end.answer(answer)
+    front_end.finish(cell)
+    assert "data.csv: also changed on this machine" in cell.questions[1]["content"]["prompt"]
+    assert "Not applied: data.csv: it was also changed on this machine." in cell.stream("stderr")
+    assert (project.folder / "data.csv").read_text() == "mine"
+    assert (project.folder / "out.txt").read_text() == "cell"
+    assert "Nothing was done" in answered(front_end, "%sandbox apply", "n").error["evalue"]
+    assert "Applied: 1 changed." in answered(front_end, "%sandbox apply", "y").stream()
+    assert (project.folder / "data.csv").read_text() == "cell"
+
+
 def test_status_says_what_cells_see(project: Project) -> None:
     (project.folder / ".env").write_text("TOKEN=1")
     front_end = project.front_end()

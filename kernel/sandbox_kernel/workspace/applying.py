@@ -15,6 +15,7 @@ from functools import partial
 
 from sandbox_kernel.errors import CommandError
 
+from .bases import Bases
 from .beneath import open_anyway, open_one, opened_folder, opened_root, split, status_of
 from .changes import Action, Change, Kind, own_state, signature
 from .contents import copy
@@ -56,6 +57,7 @@ def apply_changes(layer: Layer, secrets: Secrets, changes: Iterable[Change]) -> 
             for change in outcome.done:
                 _remember(applied, upper, change.path)
             layer.set_applied(applied)
+            Bases(layer).renew([change.path for change in outcome.done])
     return outcome
 
 
@@ -80,6 +82,7 @@ def discard_changes(layer: Layer, secrets: Secrets, view: int, changes: Iterable
                 if change.action is not Action.ADD:
                     _remember(applied, upper, change.path)
             layer.set_applied(applied)
+            Bases(layer).renew([change.path for change in outcome.done])
     return outcome
 
 
@@ -312,15 +315,14 @@ def _take_away(view: int, change: Change) -> None:
 
 def _restore(view: int, host: int, change: Change) -> None:
     """Make an entry in the sandbox what it is on the host."""
-    if change.refused and change.action is Action.REMOVE:
-        # What cannot be read here cannot be shown there.
-        raise _RefusedError(change.refused)
     parent, name = split(change.path)
     with opened_folder(view, parent, anyway=True) as folder, opened_folder(host, parent) as beside:
         before = status_of(beside, name)
         _require_unchanged(change, before)
         assert before is not None
         if change.kind is Kind.FOLDER:
+            # What cannot be looked into here cannot be shown there.
+            os.close(open_one(beside, name, os.O_DIRECTORY))
             os.mkdir(name, stat.S_IMODE(before.st_mode) & ~_SET, dir_fd=folder)
             os.chown(name, *_owner(folder), dir_fd=folder, follow_symlinks=False)
         elif change.kind is Kind.LINK:

@@ -17,6 +17,7 @@ from enum import Enum
 
 from sandbox_kernel.errors import CommandError
 
+from .bases import Bases
 from .beneath import MAX_DEPTH, open_anyway, opened_folder, opened_root, status_of
 from .contents import digest
 from .layers import Layer
@@ -67,6 +68,8 @@ class Change:
     host: tuple[int, ...] | None = None
     """Its state on the host when it was compared; None if it is not there."""
     opaque: bool = False
+    edited: bool = False
+    """Whether it was also changed on this machine since the sandbox's start, and so cells may not have seen that."""
     refused: str = ""
     """Why it is never applied, as a clause."""
 
@@ -100,6 +103,7 @@ class ChangeReader:
     def __init__(self, layer: Layer, secrets: Secrets, largest_file: int) -> None:
         self._layer, self._secrets, self._largest_file = layer, secrets, largest_file
         self._applied = layer.applied()
+        self._bases = Bases(layer)
         self._count = 0
 
     def read(self) -> list[Change]:
@@ -123,7 +127,7 @@ class ChangeReader:
         names = os.listdir(folder)
         if path and host is not None and is_opaque(folder) and self._applied.get(path) != _own(os.fstat(folder)):
             for name in set(os.listdir(host)).difference(names):
-                yield from self._removed(host, name, beginning + name)
+                yield from self._removed(host, name, beginning + name, around=True)
         for name in names:
             status = status_of(folder, name)
             if status is None:
@@ -209,11 +213,17 @@ class ChangeReader:
             layer=tuple(_own(status)),
             host=signature(before),
             opaque=kind is Kind.FOLDER and before is None,
+            edited=before is not None and self._bases.is_newer(path, before),
             refused=refused,
         )
 
-    def _removed(self, host: int, name: str, path: str, *, whiteout: bool = False) -> Iterator[Change]:
-        """Give what a cell removed: of a folder, all that was shown of it. What is hidden stays, and its folder."""
+    def _removed(
+        self, host: int, name: str, path: str, *, whiteout: bool = False, around: bool = False
+    ) -> Iterator[Change]:
+        """Give what a cell removed: of a folder, all that was shown of it. What is hidden stays, and its folder.
+
+        ``around`` says that a folder around it was removed: then it stays, too, if it was changed here since.
+        """
         status = status_of(host, name)
         if status is None or self._secrets.holds(path, status):
             return
@@ -226,12 +236,16 @@ class ChangeReader:
             try:
                 with opened_folder(host, name) as folder:
                     for inner in os.listdir(folder):
-                        yield from self._removed(folder, inner, f"{path}/{inner}")
+                        yield from self._removed(folder, inner, f"{path}/{inner}", around=True)
             except OSError as exc:
                 refused = _cannot_be_read(exc)
+        edited = kind is not Kind.FOLDER and self._bases.is_newer(path, status)
+        if edited and around and not refused:
+            refused = "it was changed on this machine after the sandbox's start, and cells removed only its folder"
         self._counted()
         size = status.st_size if kind is Kind.FILE else 0
-        yield Change(path, Action.REMOVE, kind, size=size, layer=own, host=signature(status), refused=refused)
+        host_state = signature(status)
+        yield Change(path, Action.REMOVE, kind, size=size, layer=own, host=host_state, edited=edited, refused=refused)
 
 
 def _own(status: os.stat_result) -> list[int]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from .bases import Bases
 from .layers import Layer, LayerStore, TryLock
 from .patterns import Patterns
 from .place import refusal
@@ -63,6 +64,8 @@ class NotebookFolder:
             return
         if self.mode == "overlay" and self.layer is None:
             self._open_layer()
+        if self.layer is not None:
+            Bases(self.layer).begin()
         hidden = (*own, self.settings.layers)
         secrets = Secrets(
             self.folder,

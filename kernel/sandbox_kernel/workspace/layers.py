@@ -90,16 +90,16 @@ class Layer:
         """Note which notebook it belongs to, and that this process uses it."""
         self.notebook = notebook
         mark = {"pid": os.getpid(), "start": start_mark(os.getpid())}
-        _write(os.path.join(self.path, _META), {"folder": self.folder, "notebook": notebook, **mark})
+        write_json(os.path.join(self.path, _META), {"folder": self.folder, "notebook": notebook, **mark})
 
     def applied(self) -> dict[str, list[int]]:
         """Return what was applied and still lies in the layer: signatures by path (see changes.py)."""
-        content = _read(os.path.join(self.path, _APPLIED))
+        content = read_json(os.path.join(self.path, _APPLIED))
         return content if isinstance(content, dict) else {}
 
     def set_applied(self, signatures: dict[str, list[int]]) -> None:
         """Remember what was applied."""
-        _write(os.path.join(self.path, _APPLIED), signatures)
+        write_json(os.path.join(self.path, _APPLIED), signatures)
 
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
@@ -136,7 +136,7 @@ class LayerStore:
         """Give every layer, unlocked."""
         with suppress(OSError), os.scandir(self.root) as entries:
             for entry in entries:
-                meta = _read(os.path.join(entry.path, _META))
+                meta = read_json(os.path.join(entry.path, _META))
                 if isinstance(meta, dict) and isinstance(meta.get("folder"), str):
                     yield Layer(entry.path, meta["folder"], str(meta.get("notebook", "")))
 
@@ -241,11 +241,12 @@ def remove_tree(path: str) -> None:
 
 def _has_user(layer: Layer) -> bool:
     """Whether the kernel process that used it last still runs."""
-    meta = _read(os.path.join(layer.path, _META))
+    meta = read_json(os.path.join(layer.path, _META))
     return not isinstance(meta, dict) or is_same_process(int(meta.get("pid", 0)), str(meta.get("start", "")))
 
 
-def _read(path: str) -> Any:
+def read_json(path: str) -> Any:
+    """Return what `write_json` wrote; None if there is nothing that can be read."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return json.load(file)
@@ -253,7 +254,8 @@ def _read(path: str) -> Any:
         return None
 
 
-def _write(path: str, content: object) -> None:
+def write_json(path: str, content: object) -> None:
+    """Write a file, in one step. Raises OSError."""
     temporary = f"{path}.new"
     with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(content, file)

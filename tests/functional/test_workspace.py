@@ -47,13 +47,13 @@ class Project:
     def front_end(self, *arguments: str, notebook: str = "") -> FrontEnd:
         return self.kernel(*arguments, notebook=notebook).front_end()
 
-    def cli(self, *arguments: str) -> str:
-        """Run `jupyter sandbox`; return what it prints."""
+    def cli(self, *arguments: str, fails: bool = False) -> str:
+        """Run `jupyter sandbox`; return what it prints, or what it says when it fails."""
         command = [sys.executable, "-m", "sandbox_kernel.cli", *arguments]
         environment = kernel_environment(self._place)
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        assert bool(ran.returncode) is fails, ran.stderr
+        return ran.stderr if fails else ran.stdout
 
     def end(self) -> None:
         for kernel in self._kernels:
@@ -257,11 +257,42 @@ def test_nobody_confirms_in_nbclient_unless_the_configuration_does(
     assert (project.folder / "out.txt").read_text() == "a,b\n1,2\n"
 
 
+def test_changes_of_a_notebook_that_is_gone_can_be_taken_over(project: Project) -> None:
+    kernel = project.kernel(notebook=str(project.folder / "one.ipynb"))
+    kernel.front_end().run("open('out.txt', 'w').write('kept')")
+    kernel.end()
+    front_end = project.front_end(notebook=str(project.folder / "two.ipynb"))
+    first = front_end.run("import os; os.listdir()")
+    assert first.result == "['data.csv']"
+    assert "Changes of one.ipynb were kept" in first.stream("stderr")
+    listed = front_end.run("%sandbox kept").stream()
+    assert listed.rstrip().endswith(f"ago  {project.folder}/one.ipynb")
+    name = listed.split()[0]
+    assert "not confirmed" in answered(front_end, f"%sandbox kept {name}", "n").error["evalue"]
+    assert "Nothing kept here is called" in front_end.run("%sandbox kept nothing").error["evalue"]
+    answered(front_end, f"%sandbox kept {name[:6]}", "y")
+    again = front_end.run("open('out.txt').read()")
+    assert again.result == "'kept'"
+    assert "were not applied" in again.stream("stderr")
+    assert "+ out.txt" in front_end.run("%sandbox diff").stream()
+    assert "No other changes" in front_end.run("%sandbox kept").stream()
+
+
+def test_clean_takes_a_notebook_or_a_folder_for_a_name(project: Project) -> None:
+    for notebook in ("/somewhere/one.ipynb", ""):
+        kernel = project.kernel(notebook=notebook)
+        kernel.front_end().run("open('out.txt', 'w').write('kept')")
+        kernel.end()
+    assert project.cli("clean", "/somewhere/one.ipynb").count("removed") == 1
+    assert "removed" in project.cli("clean", str(project.folder))
+    assert "Nothing kept is called" in project.cli("clean", str(project.folder), fails=True)
+
+
 def test_clean_shows_and_removes_what_is_kept(project: Project) -> None:
     kernel = project.kernel(notebook="/somewhere/one.ipynb")
     kernel.front_end().run("open('out.txt', 'w').write('x' * 3_000_000)")
     assert "/somewhere/one.ipynb" in project.cli("clean")
-    project.cli("clean", "--all")
+    assert "Used by a kernel" in project.cli("clean", "--all", fails=True)
     assert "/somewhere/one.ipynb" in project.cli("clean"), "it is in use"
     kernel.end()
     shown = project.cli("clean")

@@ -17,7 +17,7 @@ from sandbox_kernel.errors import CommandError
 
 from .bases import Bases
 from .beneath import open_anyway, open_one, opened_folder, opened_root, split, status_of
-from .changes import Action, Change, Kind, own_state, signature
+from .changes import Action, Change, Kind, is_opaque, own_state, signature
 from .contents import copy
 from .exchange import exchange
 from .layers import Layer
@@ -86,11 +86,13 @@ def discard_changes(layer: Layer, secrets: Secrets, view: int, changes: Iterable
     return outcome
 
 
-def forget_applied(layer: Layer) -> None:
-    """Remove from a layer that no sandbox uses what was applied and not touched since: the host has it now."""
+def settle(layer: Layer) -> None:
+    """Remove from a layer that no sandbox uses what is no change any more.
+
+    That is what was applied and not touched since, because the host has it now; and folders of the host's with nothing
+    in them, which are left where a change was taken back.
+    """
     applied = layer.applied()
-    if not applied:
-        return
     with opened_root(layer.upper) as upper:
         for path in sorted(applied, key=lambda path: path.count("/"), reverse=True):
             parent, name = split(path)
@@ -102,7 +104,26 @@ def forget_applied(layer: Layer) -> None:
                     _unwrap(folder, name)
                 else:
                     os.unlink(name, dir_fd=folder)
-    layer.set_applied({})
+        with suppress(OSError), opened_root(layer.owner.folder) as host:
+            _remove_hollow(upper, host)
+    if applied:
+        layer.set_applied({})
+
+
+def _remove_hollow(upper: int, host: int) -> bool:
+    """Remove the folders of the host's that a layer has nothing in; return whether nothing is left.
+
+    It ends at the first change, so it takes long only where there are many such folders. Raises OSError.
+    """
+    for name in os.listdir(upper):
+        status, beneath = status_of(upper, name), status_of(host, name)
+        if status is None or beneath is None or not stat.S_ISDIR(status.st_mode) or not stat.S_ISDIR(beneath.st_mode):
+            return False
+        with opened_folder(upper, name, anyway=True) as folder, opened_folder(host, name) as beside:
+            if is_opaque(folder) or not _remove_hollow(folder, beside):
+                return False
+        os.rmdir(name, dir_fd=upper)
+    return True
 
 
 def _unwrap(folder: int, name: str) -> None:

@@ -229,9 +229,12 @@ class LocalProvider(Provider):
         if self._notebook is None:
             name = self.host_environment.get("JPY_SESSION_NAME", "")
             self._notebook = NotebookFolder(
-                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock
+                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock, self.session_name
             )
         return self._notebook
+
+    def notebook_folder(self) -> NotebookFolder:
+        return self.notebook
 
     async def connect(self, sandbox_id: str) -> Sandbox:
         raise SandboxError(

@@ -120,6 +120,36 @@ def test_what_was_also_changed_here_is_asked_for_by_itself(project: Project) -> 
     assert (project.folder / "data.csv").read_text() == "cell"
 
 
+def test_what_a_diff_leaves_out_is_said(project: Project) -> None:
+    (project.folder / "tool.sh").write_text("#!/bin/sh\n")
+    (project.folder / "tool.sh").chmod(0o755)
+    front_end = project.front_end()
+    front_end.run("import os; os.chmod('tool.sh', 0o644); open('binary', 'wb').write(b'\\0')")
+    front_end.run("open('long', 'w').write('1\\n' * 9000); open('large', 'w').write('1' * 300_000)")
+    shown = front_end.run("%sandbox diff").stream()
+    for line in (
+        "~ tool.sh  10 bytes, cannot be run any more\n",
+        "+ binary  1 bytes\n    (it is no text)\n",
+        "+ long  17.6 KiB\n    (the lines of files with more than 4000 are not compared)\n",
+        "+ large  293.0 KiB\n    (the lines of files beyond 256 KiB are not compared)\n",
+    ):
+        assert line in shown
+    front_end.run("for n in range(20): open(f'{n}.txt', 'w').write('text')")
+    shown = front_end.run("%sandbox diff").stream()
+    assert "the changed lines of 4 more files are shown if you name them" in shown
+    assert "more files" not in front_end.run("%sandbox diff --stat").stream()
+    assert "more files" not in front_end.run("%sandbox diff '*.txt'").stream()
+
+
+def test_a_file_that_became_a_folder_is_applied_in_part(project: Project) -> None:
+    front_end = project.front_end()
+    front_end.run("import os; os.remove('data.csv'); os.mkdir('data.csv')")
+    front_end.run("for name in 'ab': open(f'data.csv/{name}', 'w').write(name)")
+    applied = answered(front_end, "%sandbox apply data.csv/a", "y")
+    assert "Applied: 2 added, 1 removed." in applied.stream()
+    assert [path.name for path in (project.folder / "data.csv").iterdir()] == ["a"]
+
+
 def test_status_says_what_cells_see(project: Project) -> None:
     (project.folder / ".env").write_text("TOKEN=1")
     front_end = project.front_end()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from jupyter_client.connect import write_connection_file
 from nbclient import NotebookClient
@@ -158,6 +159,24 @@ def test_status_says_what_cells_see(project: Project) -> None:
     text = shown["data"]["text/plain"]
     assert f"{project.folder}, overlay" in text
     assert "1 by Workspace.hidden" in text
+
+
+def test_a_sandbox_that_ends_while_a_command_runs_is_told(project: Project) -> None:
+    kernel = project.kernel()
+    front_end = kernel.front_end()
+    front_end.run("x = 1; open('out.txt', 'w')")
+    asking = front_end.cell("%sandbox apply")
+    front_end.until(lambda: bool(asking.questions))
+    (outermost, *_) = [process for process in kernel.descendants() if process.name() == "bwrap"]
+    outermost.kill()
+    psutil.wait_procs([outermost], timeout=10)
+    front_end.until(lambda: not [one for one in kernel.descendants() if one.name() == "bwrap"])
+    front_end.answer("n")
+    front_end.finish(asking)
+    cell = front_end.run("'x' in globals()")
+    assert cell.result == "False"
+    assert "The sandbox ended: " in cell.stream("stderr")
+    assert "the variables of earlier cells are gone" in cell.stream("stderr")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class CommandCell:
         self._show_past = show_past
         self._question: asyncio.Future[str] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._interrupted = False
 
     async def run(self) -> BaseException | None:
         """Run the lines, then the command whose cell it is, until one fails; return what made it fail.
@@ -67,6 +68,8 @@ class CommandCell:
         Interrupting is a failure like others.
         """
         self._task = asyncio.create_task(self._run_commands())
+        if self._interrupted:
+            self._task.cancel()
         await asyncio.wait([self._task])
         if self._task.cancelled():
             return KeyboardInterruptError("interrupted")
@@ -83,7 +86,8 @@ class CommandCell:
                 await run_command(line, self, body)
 
     def cancel(self) -> None:
-        """Interrupt the command that runs."""
+        """Interrupt the command that runs, or is about to: front ends see the cell run before its task begins."""
+        self._interrupted = True
         if self._task is not None:
             self._task.cancel()
 

@@ -61,7 +61,8 @@ class AnswerView:
                 self._show()
             case Failed(reason=reason, seconds=seconds, dropped=dropped):
                 lost = f"; the {dropped} characters that it had said do not count" if dropped else ""
-                self._notes.append(f"{reason}, after {seconds:.1f} s{lost}")
+                took = f", after {seconds:.1f} s" if seconds else ""
+                self._notes.append(f"{reason}{took}{lost}")
                 self._text = self._status = ""
                 self._show()
             case Text(text):

@@ -23,6 +23,8 @@ from .screen import Screen
 
 ATTRIBUTE = "_sandbox_notebook"
 """Of the shell: the notebook's sandboxes."""
+BEGINNING = frozenset({"start", "attach", "upload", "push", "install", "shell"})
+"""Commands with which a new session may begin; of the others, a name that there is not is a mistake."""
 
 
 def load(shell: Any) -> None:
@@ -92,7 +94,8 @@ class SandboxMagics:
         return screen
 
     def _run_command(self, session: str, line: str, body: str | None = None) -> object:
-        sandbox = self._notebook.sandbox(session)
+        begins = line.partition(" ")[0] in BEGINNING
+        sandbox = self._notebook.sandbox(session) if begins else self._notebook.existing(session)
         client = sandbox.sandbox.client
         turn = sandbox.turn()
         known = client.loss

@@ -62,10 +62,12 @@ async def fix(context: CommandContext, arguments: Namespace) -> None:
     if failed is None:
         raise CommandError("No cell of this session has failed; there is nothing to correct.")
     from sandbox_kernel.generation.conversation import fix_request
+    from sandbox_kernel.generation.redaction import redact_message
 
     wish = " ".join(arguments.wish)
     request = fix_request(failed.code, f"{failed.error}: {failed.message}", failed.traceback, wish)
-    await _Request(context, arguments, "fix", wish or f"{failed.error}: {failed.message}", failed).answer(request)
+    about = wish or redact_message(f"{failed.error}: {failed.message}")
+    await _Request(context, arguments, "fix", about, failed).answer(request)
 
 
 @command("explain", argument("number", nargs="?", type=int, metavar="N", help="the cell In [N]"), *ASKING)
@@ -136,7 +138,7 @@ class _Request:
         with AnswerView(self._context) as view:
             answered = await self._ask(generator, view, SYSTEM, request, known)
             answer = await asyncio.to_thread(read_answer, view.text)
-            generator.conversation.add(generator.clean(request), view.text)
+            await generator.remember(request, answer)
             number = await generator.keep(self._name, self._wish, answer, answered)
             if not answer.code:
                 view.add("There is no code in this answer.")
@@ -144,6 +146,8 @@ class _Request:
             if answered.cut or not answer.complete:
                 view.add("The code is not complete, so no cell was made of it. Ask again, or for less at once.")
                 return
+            if answer.left_out:
+                view.add(f"Not in the cell: {answer.left_out} more, since a cell magic has a cell of its own.")
             await self._use(generator, view, answer.code, answer.packages, answered.model, number, known)
 
     async def explanation(self, request: str) -> None:
@@ -211,19 +215,25 @@ class _Request:
         number: int,
         known: NotebookContext | None,
     ) -> None:
+        from sandbox_kernel.generation.answers import signed
+        from sandbox_kernel.generation.redaction import HIDDEN
         from sandbox_kernel.guard.replies import without_commands
 
         checked = await generator.check(code)
         if checked.error:
             view.add(f"The code cannot run, so no cell was made of it: {_quoted(checked.error)}. Ask again.")
             return
+        if checked.unknown:
+            view.add(f"The code could not be checked before: {_quoted(checked.unknown)}.")
         if self._failed is not None:
             self._show_difference(view, self._failed.code, code)
         there = {name.lower() for name in known.packages} if known is not None else set()
         wanted = [DISTRIBUTIONS.get(name, name) for name in checked.missing]
         # What it says of pip counts only where nothing better is known.
         wanted = wanted or [name for name in packages if name.lower() not in there]
-        self._context.add_cell(f"# Written by {model}.\n{without_commands(code)}")
+        if any(f"{quote}{HIDDEN}{quote}" in code for quote in "\"'"):
+            view.add("`***` in the code stands for what was taken out before it was sent.")
+        self._context.add_cell(signed(without_commands(code), model))
         if wanted:
             view.add(f"It needs what is not installed: `%sandbox install {' '.join(wanted)}`")
         if not self._arguments.run or checked.missing:

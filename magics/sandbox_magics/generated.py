@@ -105,7 +105,8 @@ async def _check_all(context: CommandContext) -> None:
 
     generator = await generator_of(context)
     await confirm(context, generator)
-    request = ModelRequest("Answer with one word.", (Message("user", "Say: ready"),), 16)
+    # Room for a model that thinks first.
+    request = ModelRequest("Answer with one word.", (Message("user", "Say: ready"),), 1000)
     for model in generator.chain.models:
         try:
             async for _ in generator.ask(request, model.name):

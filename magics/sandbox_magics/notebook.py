@@ -31,6 +31,16 @@ class Notebook:
     def __iter__(self) -> Any:
         return iter(sorted(self._sandboxes))
 
+    def existing(self, name: str) -> BlockingSandbox:
+        """Return the sandbox of that name, which was used before, or is the default one. Raises CommandError."""
+        if name != DEFAULT_SESSION and _NAME.fullmatch(name) and name not in self._sandboxes:
+            known = ", ".join(sorted({DEFAULT_SESSION, *self._sandboxes}))
+            raise CommandError(
+                f"There is no session {name!r}; there are: {known}. "
+                f"A cell with %%sandbox --session {name}, or `%sandbox --session {name} start`, begins one."
+            )
+        return self.sandbox(name)
+
     def sandbox(self, name: str = DEFAULT_SESSION, provider: str = "") -> BlockingSandbox:
         """Return the sandbox of that name, which may not have started. Raises CommandError, ConfigurationError."""
         if not _NAME.fullmatch(name):

@@ -155,6 +155,9 @@ def find_cell_command(name: str) -> CellCommand:
 
 
 def _unknown(magic: str, name: str, known: Mapping[str, object]) -> str:
+    if name.startswith("--session"):
+        # In notebooks of ordinary kernels it was read before.
+        return f"This kernel has one sandbox: leave --session and its name out, as in {magic} {min(known)}."
     near = difflib.get_close_matches(name.lower(), known, 1)
     hint = f"; did you mean `{near[0]}`?" if near else "."
     return f"There is no command `{magic} {name}`{hint} There are: {', '.join(sorted(known))}."

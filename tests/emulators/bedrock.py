@@ -12,7 +12,7 @@ import zlib
 from typing import Any
 from urllib.parse import unquote
 
-from .server import Emulator, Handler, Hang, Refuse, Say
+from .server import ENDS, Emulator, Handler, Hang, Refuse, Say
 from .writer import Question, write
 
 STATUS = {
@@ -27,6 +27,7 @@ STATUS = {
     "ResourceNotFoundException": 404,
     "ValidationException": 400,
 }
+STOPS = {"end": "end_turn", "max_tokens": "max_tokens", "content_filter": "content_filtered"}
 KEYS = "AKIAEMULATOR00000000"
 """The access key that tests give to the SDK: requests without a signature of it are refused."""
 
@@ -76,12 +77,15 @@ class BedrockHandler(Handler):
                 self._stream(act, question)
 
     def _refuse(self, act: Refuse) -> None:
-        self.send_json(STATUS[act.code], {"message": act.message}, {"x-amzn-ErrorType": act.code})
+        if act.code.isdigit():
+            self.send_status(int(act.code), act.message)
+            return
+        self.send_json(STATUS.get(act.code, 400), {"message": act.message}, {"x-amzn-ErrorType": act.code})
 
     def _answer(self, act: Say, question: Question) -> None:
         text = write(question) if act.text is None else act.text
         content = {"role": "assistant", "content": [{"text": text}]}
-        stop = "max_tokens" if act.then == "max_tokens" else "end_turn"
+        stop = STOPS[act.then]
         usage = tokens(question, len(text))
         self.send_json(
             200, {"output": {"message": content}, "stopReason": stop, "usage": usage, "metrics": {"latencyMs": 1}}
@@ -99,10 +103,9 @@ class BedrockHandler(Handler):
                 self.drop()
             case "hang":
                 self.hang()
-            case "end" | "max_tokens":
+            case end if end in ENDS:
                 self.send_chunk(event("contentBlockStop", {"contentBlockIndex": 0}))
-                stop = "end_turn" if act.then == "end" else "max_tokens"
-                self.send_chunk(event("messageStop", {"stopReason": stop}))
+                self.send_chunk(event("messageStop", {"stopReason": STOPS[end]}))
                 self.send_chunk(event("metadata", {"usage": tokens(question, size), "metrics": {"latencyMs": 1}}))
                 self.end_stream()
             case code:

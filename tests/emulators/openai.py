@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from .server import Emulator, Handler, Hang, Refuse, Say
+from .server import ENDS, Emulator, Handler, Hang, Refuse, Say
 from .writer import Question, write
 
 STATUS = {
@@ -18,6 +18,7 @@ STATUS = {
     "ResourceNotFoundException": 404,
     "ValidationException": 400,
 }
+STOPS = {"end": "stop", "max_tokens": "length", "content_filter": "content_filter"}
 
 
 class OpenAIHandler(Handler):
@@ -31,11 +32,13 @@ class OpenAIHandler(Handler):
         question = read(body, dict(self.headers))
         act = self.emulator.take(question)
         match act:
+            case Refuse(code, message) if code.isdigit():
+                self.send_status(int(code), message)
             case Refuse(code, message):
                 self.send_json(STATUS[code], {"error": {"message": message, "type": code, "code": code}})
             case Hang():
                 self.hang()
-            case Say() if body.get("stream"):
+            case Say() if body.get("stream") and not act.whole:
                 self._stream(act, question, usage=bool((body.get("stream_options") or {}).get("include_usage")))
             case Say():
                 self._answer(act, question)
@@ -43,7 +46,7 @@ class OpenAIHandler(Handler):
     def _answer(self, act: Say, question: Question) -> None:
         text = write(question) if act.text is None else act.text
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": STOPS[act.then]}
         self.send_json(
             200, {**head("chat.completion", question), "choices": [choice], "usage": tokens(question, len(text))}
         )
@@ -60,8 +63,8 @@ class OpenAIHandler(Handler):
                 self.drop()
             case "hang":
                 self.hang()
-            case "end" | "max_tokens":
-                self._event(question, {}, "stop" if act.then == "end" else "length")
+            case end if end in ENDS:
+                self._event(question, {}, STOPS[end])
                 if usage:
                     end = {**head("chat.completion.chunk", question), "choices": [], "usage": tokens(question, size)}
                     self._send(end)

@@ -16,13 +16,15 @@ from typing import Any, Union
 
 from .writer import Question, write
 
+ENDS = ("end", "max_tokens", "content_filter")
+"""How an answer ends that is complete as far as its service is concerned."""
 PIECE = 12
 """Characters of a piece of an answer."""
 
 
 @dataclass(frozen=True)
 class Refuse:
-    """No answer: a fault before the first piece, named in AWS's words."""
+    """No answer: a fault before the first piece, named in AWS's words, or by its HTTP status."""
 
     code: str
     message: str = "as the test wants it"
@@ -42,9 +44,11 @@ class Say:
     pause: float = 0.0
     """Seconds between two pieces."""
     then: str = "end"
-    """What follows: "end", "max_tokens", "hang" until the client leaves, "drop" the connection, or a fault's code."""
+    """What follows: one of ENDS, "hang" until the client leaves, "drop" the connection, or a fault's code."""
     repeat: bool = False
     """Whether it goes on saying the same until the client leaves."""
+    whole: bool = False
+    """Whether it comes in one piece, though a stream was asked for."""
 
 
 Act = Union[Refuse, Hang, Say]
@@ -127,6 +131,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def send_status(self, status: int, message: str) -> None:
+        """Answer as a web server does that knows nothing of models."""
+        if status == 204:
+            self.send_response(status)
+            self.end_headers()
+            return
+        self.send_json(status, {"error": {"message": message}}, {"Location": "https://elsewhere.example/v2?key=1"})
 
     def begin_stream(self, content_type: str) -> None:
         self.send_response(200)

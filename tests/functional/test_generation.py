@@ -141,6 +141,14 @@ def test_nothing_to_fix_and_nothing_to_ask_are_told(shared: Desk, tmp_path: Path
         assert fresh.bedrock.questions == shared.bedrock.questions
 
 
+@pytest.mark.parametrize(
+    "code",
+    ["%sandbox --session nosuch explain", "%sandbox --session=x fix", "%%sandbox --session nosuch generate\nplot"],
+)
+def test_session_of_a_kernel_with_one_is_told_to_be_left_out(notebook: Desk, code: str) -> None:
+    assert "This kernel has one sandbox: leave --session and its name out" in notebook.run(code).reply["evalue"]
+
+
 def test_cells_are_explained_by_their_numbers(notebook: Desk) -> None:
     first = notebook.run("first = 1")
     notebook.run("1/0")
@@ -199,11 +207,31 @@ def test_columns_and_traceback_are_sent_and_no_secrets_or_values(notebook: Desk,
 def test_values_are_sent_where_the_configuration_allows_it(shared: Desk, tmp_path: Path) -> None:
     with desk(tmp_path, shared.bedrock, shared.openai, "c.Generation.send_values = True") as open_minded:
         open_minded.run("number = 40_000 + 7_312\napi_key = 'x' * 30")
+        open_minded.run("import pandas as pd\nusers = pd.DataFrame({'user': ['me' * 2], 'api_key': ['y' * 30]})")
         open_minded.generate("plot")
         said = shared.bedrock.questions[-1].last
         assert "- number: int; value 47312" in said
         assert "- api_key: str; ***" in said
         assert "x" * 30 not in said
+        assert "first rows: ['meme', ***]" in said
+        assert "y" * 30 not in said
+
+
+def test_earlier_answers_are_sent_back_without_secrets(notebook: Desk, bedrock: Emulator) -> None:
+    bedrock.plan("first", Say("```python\npassword = 'of an answer 1'\n```"))
+    cell = notebook.generate("log in")
+    assert "password = 'of an answer 1'" in new_cell(cell)
+    notebook.generate("and red")
+    assert "password = '***'" in bedrock.questions[-1].text
+    assert "of an answer 1" not in bedrock.questions[-1].text
+
+
+def test_what_was_taken_out_is_said_to_be_missing_in_the_code(notebook: Desk, bedrock: Emulator) -> None:
+    notebook.run("password = 'of a cell 1'\nraise ValueError(f'wrong password: {password}')")
+    bedrock.plan("first", Say("```python\npassword = '***'\n```"))
+    fixed = notebook.run("%sandbox fix")
+    assert "of a cell 1" not in bedrock.questions[-1].text
+    assert "stands for what was taken out" in shown(fixed)
 
 
 def test_context_is_shown_and_nothing_sent(notebook: Desk, bedrock: Emulator) -> None:
@@ -277,6 +305,25 @@ def test_each_failure_is_told_where_no_model_answers(notebook: Desk, bedrock: Em
     assert cell.error["ename"] == "GenerationError"
     assert "bedrock:first: access denied to this model" in cell.error["evalue"]
     assert "openai:second: unavailable" in cell.error["evalue"]
+    told = shown(cell).replace("\\", "")
+    assert "access denied to this model: as the test wants it, after " in told
+    assert "unavailable: as the test wants it (HTTP 503), after " in told
+    assert "…" not in told
+
+
+def test_answers_that_are_none_are_told_and_the_next_model_is_asked(
+    notebook: Desk, bedrock: Emulator, openai: Emulator
+) -> None:
+    bedrock.plan("first", Refuse("ValidationException", "The provided model identifier is invalid."))
+    openai.plan("second", Say("```python\nx = 1\n```", whole=True))
+    cell = notebook.generate("plot")
+    told = shown(cell).replace("\\", "")
+    assert "no model is to be had by this name: The provided model identifier is invalid, after " in told
+    assert new_cell(cell).endswith("x = 1\n")
+    bedrock.plan("first", Say("```python\nx = 1\n```", then="content_filter"))
+    cell = notebook.generate("plot")
+    assert "The answer was cut: a content filter ended it." in shown(cell)
+    assert cell.reply["payload"] == []
 
 
 def test_named_model_is_asked_and_only_configured_ones_may_be(notebook: Desk, bedrock: Emulator) -> None:
@@ -460,6 +507,70 @@ def test_sandbox_that_lies_about_its_variables_is_bounded(notebook: Desk, bedroc
     said = bedrock.questions[-1].last
     assert len(said) < 80_000
     assert said.count("\n# The request\n") == 1
+
+
+TRAITORS = """\
+import os, time
+def end(*_): os._exit(3)
+def wait(*_): time.sleep(600)
+class Meta(type):
+    __getattribute__ = end
+class Ended(metaclass=Meta):
+    __class__ = shape = dtype = property(end)
+    __len__ = __repr__ = __str__ = __getattr__ = __eq__ = end
+class DataFrame(list):
+    shape = columns = dtype = property(wait)
+    __len__ = __repr__ = wait
+ended, slow = object.__new__(Ended), DataFrame()
+"""
+
+
+def test_variables_whose_own_code_would_end_python_or_wait_cost_nothing(
+    shared: Desk, bedrock: Emulator, tmp_path: Path
+) -> None:
+    with desk(tmp_path, shared.bedrock, shared.openai, "c.Generation.send_values = True") as careless:
+        careless.run(f"{FRAME}\n{TRAITORS}")
+        bedrock.plan("first", Say("```python\nprint(df.shape, slow is not ended)\n```"))
+        cell = careless.generate("plot", "--run")
+        assert cell.stream() == "(2, 2) True\n"
+        said = bedrock.questions[-1].last
+        assert "- ended: Ended\n" in said
+        assert "- slow: DataFrame; length 0\n" in said
+        assert "- df: pandas.DataFrame; shape (2, 2)" in said
+        assert "not known" not in said
+
+
+def test_code_that_could_not_be_checked_is_kept_and_runs(notebook: Desk, bedrock: Emulator) -> None:
+    # What IPython does with each cell is the user's to change; here it fails when it is asked from elsewhere.
+    notebook.run(
+        "import threading\n"
+        "def picky(lines):\n"
+        "    if threading.current_thread() is not threading.main_thread():\n"
+        "        raise SystemExit('not here')\n"
+        "    return lines\n"
+        "get_ipython().input_transformers_cleanup.append(picky)"
+    )
+    bedrock.plan("first", Say("```python\nprint('ran')\n```"))
+    cell = notebook.generate("plot", "--run")
+    assert cell.stream() == "ran\n"
+    assert "print('ran')" in new_cell(cell)
+    assert "The code could not be checked before" in shown(cell)
+
+
+@pytest.mark.parametrize("code", ['%%bash\necho "$((40 + 2))"', "%%time\nprint(40 + 2)"])
+def test_cell_that_begins_with_a_cell_magic_can_be_run(notebook: Desk, bedrock: Emulator, code: str) -> None:
+    bedrock.plan("first", Say(f"```python\n{code}\n```"))
+    cell = notebook.run(new_cell(notebook.generate("compute")))
+    assert cell.status == "ok"
+    assert cell.stream().startswith("42\n")
+
+
+def test_packages_that_code_can_do_without_are_not_proposed(notebook: Desk, bedrock: Emulator) -> None:
+    code = "try:\n    import no_such_module\nexcept ImportError:\n    no_such_module = None\nprint('ran')"
+    bedrock.plan("first", Say(f"```python\n{code}\n```"))
+    cell = notebook.generate("plot", "--run")
+    assert cell.stream() == "ran\n"
+    assert "install" not in shown(cell)
 
 
 # ---- the configuration, and ordinary kernels

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import textwrap
 import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 if sys.platform != "linux":
@@ -86,11 +86,19 @@ async def test_many_processes_cannot_exceed_the_memory_together(work_root: str) 
 
 def resident_memory() -> int:
     """Bytes that all processes below this one hold; what they share counts for each."""
-    held = 0
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            held += process.memory_info().rss
-    return held
+    held, parents = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            parents[int(entry.name)] = int(fields[1])
+            held[int(entry.name)] = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    below = {os.getpid()}
+    for _ in parents:
+        grown = below | {pid for pid, parent in parents.items() if parent in below}
+        if grown == below:
+            break
+        below = grown
+    return sum(held[pid] for pid in below - {os.getpid()})
 
 
 async def test_memory_that_processes_share_counts_and_counts_once(work_root: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sandbox_kernel.cell_memory import CellMemory
+from sandbox_kernel.cell_memory import CellMemory, run_cell
 from sandbox_kernel.errors import InvocationError, NotFoundError, SandboxError
 from sandbox_kernel.generation.context import NotebookContext, gather
 from sandbox_kernel.generation.settings import Generation
@@ -89,8 +89,8 @@ async def test_answer_of_any_shape_is_text_within_bounds(answer: dict[str, Any])
 
 
 async def test_sandbox_that_does_not_answer_is_told_of() -> None:
-    context = await known(Session(InvocationError("it did not say\nso")))
-    assert "Variables and files are not known: it did not say so." in context.text(1000)
+    context = await known(Session(InvocationError("it did not say\nso.")))
+    assert "Variables and files are not known: it did not say so.\n" in context.text(1000)
     session = Session({})
     session.state = State.PAUSED
     assert "no sandbox is running" in (await known(session)).unknown
@@ -117,10 +117,51 @@ async def test_endless_lists_and_files_end() -> None:
     assert "away.csv" not in " ".join(context.absent)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "heads", "absent"),
+    [
+        ("sum my data.csv", ["my data.csv"], []),
+        ('sum "my data.csv" and `data.csv`', ["my data.csv", "data.csv"], []),
+        ("sum data.csv.", ["data.csv"], []),
+        ("sum 'my other (1).csv'", [], ["my other (1).csv"]),
+        ("it's in new.csv, isn't it", [], ["new.csv"]),
+        ("sum sub/a b.csv", [], ["b.csv"]),
+    ],
+)
+async def test_names_of_files_may_have_spaces(prompt: str, heads: list[str], absent: list[str]) -> None:
+    names = ["my data.csv", "data.csv"]
+    files = Files([FileEntry(name, "file", 1, 0.0, 0o644) for name in names], dict.fromkeys(names, b"a,b\n1,2\n"))
+    context = await known(Session({}, files), prompt)
+    assert [head.path for head in context.heads] == heads
+    assert list(context.absent) == absent
+
+
 async def test_no_rows_are_sent_where_none_are_wanted() -> None:
     files = Files([], {"a.csv": b"name,secret\nme,4711\n"})
     context = await known(Session({}, files), "sum a.csv", preview_rows=0)
     assert context.heads[0].lines == ("name,secret",)
+
+
+async def test_secrets_of_cells_are_taken_out_before_they_are_cut() -> None:
+    session = Session({})
+    long = "password = '" + "x1" * 5000 + "'"
+    reply = {
+        "status": "error",
+        "ename": "LoginError",
+        "evalue": "hunter2 is no password of me",
+        "traceback": ["hunter2"],
+    }
+    session.cells.add(run_cell(long, 0.1, {"status": "ok"}))
+    session.cells.add(run_cell("login(token='hunter2')", 0.1, reply))
+    text = (await known(session)).text(60_000)
+    assert "x1x1" not in text
+    assert "hunter2" not in text
+    assert "password = '***'" in text
+
+
+async def test_columns_of_secrets_are_told_by_name_only() -> None:
+    files = Files([], {"a.csv": b"user,password\nme,hunter\n"})
+    assert (await known(Session({}, files), "sum a.csv")).heads[0].lines == ("user,password", "me,***")
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ async def test_answer_comes_in_pieces_with_its_usage(model: Model, emulator: Emu
     emulator.plan("m", Say("Ünicode: 日本語, and\nlines" * 20))
     text, end = await answer(model)
     assert text == "Ünicode: 日本語, and\nlines" * 20
-    assert (end.cut, bool(end.input_tokens), bool(end.output_tokens)) == (False, True, True)
+    assert (end.cut, bool(end.input_tokens), bool(end.output_tokens)) == ("", True, True)
     (question,) = emulator.questions
     assert (question.system, question.messages) == ("Write code.", (("user", "# The request\n\nplot"),))
 
@@ -124,7 +124,20 @@ async def test_conversation_is_sent_in_its_order(model: Model, emulator: Emulato
 
 async def test_answer_that_reached_its_limit_says_so(model: Model, emulator: Emulator) -> None:
     emulator.plan("m", Say("half", then="max_tokens"))
-    assert (await answer(model))[1].cut
+    assert (await answer(model))[1].cut == "it reached the most tokens that it may have"
+
+
+async def test_answer_that_a_filter_ended_says_so(model: Model, emulator: Emulator) -> None:
+    emulator.plan("m", Say("half", then="content_filter"))
+    assert (await answer(model))[1].cut == "a content filter ended it"
+
+
+@pytest.mark.parametrize("kind", ["openai"], indirect=True)
+async def test_service_that_does_not_stream_is_understood(model: Model, emulator: Emulator, kind: str) -> None:
+    emulator.plan("m", Say("a whole answer\n", whole=True), Say("half", whole=True, then="max_tokens"))
+    text, end = await answer(model)
+    assert (text, end.cut, bool(end.output_tokens)) == ("a whole answer\n", "", True)
+    assert (await answer(model))[1].cut == "it reached the most tokens that it may have"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +146,7 @@ async def test_answer_that_reached_its_limit_says_so(model: Model, emulator: Emu
         ("ThrottlingException", Reason.THROTTLED),
         ("ServiceUnavailableException", Reason.UNAVAILABLE),
         ("InternalServerException", Reason.UNAVAILABLE),
-        ("ResourceNotFoundException", Reason.UNAVAILABLE),
+        ("ResourceNotFoundException", Reason.UNKNOWN),
         ("AccessDeniedException", Reason.DENIED),
         ("UnrecognizedClientException", Reason.CREDENTIALS),
         ("ValidationException", Reason.REFUSED),
@@ -299,7 +312,7 @@ def test_built_in_kinds_are_the_installed_entry_points() -> None:
         ("gpt-4", "is not of the form kind:model"),
         ("bedrok:x", "no kind of model 'bedrok'; did you mean 'bedrock'?"),
         ({"model": "x"}, 'says its "kind"'),
-        ({"kind": "openai", "endpoint": "x"}, "no option endpoint; did you mean endpoint_url?"),
+        ({"kind": "openai", "endpoint": "x"}, "no option 'endpoint'; did you mean 'endpoint_url'?"),
         ({"kind": "openai", "max_tokens": "many"}, "max_tokens"),
     ],
 )

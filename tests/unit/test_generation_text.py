@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from sandbox_kernel.cell_memory import CellMemory, RunCell, run_cell
-from sandbox_kernel.generation.answers import code_blocks, read_answer
+from sandbox_kernel.generation.answers import read_answer, signed
 from sandbox_kernel.generation.context import Head, NotebookContext, Variable
-from sandbox_kernel.generation.conversation import Conversation
-from sandbox_kernel.generation.redaction import is_secret_name, redact
+from sandbox_kernel.generation.conversation import Conversation, explain_request, fix_request
+from sandbox_kernel.generation.redaction import is_secret_name, redact, redact_message
+from sandbox_kernel.generation.tables import first_lines
 from sandbox_kernel.generation.text import fenced, one_line, tokens, without_controls
 from sandbox_kernel.guard.replies import without_commands
 
@@ -40,6 +41,29 @@ def test_known_kinds_of_secrets_are_taken_out(secret: str) -> None:
         ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
         ("export AWS_SECRET_ACCESS_KEY=abc/def+ghi", "export AWS_SECRET_ACCESS_KEY=***"),
         ("plain value-of-this-process here", "plain *** here"),
+        ('password: str = "hunter2"', 'password: str = "***"'),
+        ("token: str | None = 'abc'", "token: str | None = '***'"),
+        ('secret: Optional[str]="abc"', 'secret: Optional[str]="***"'),
+        ('if (token := "abc"): pass', 'if (token := "***"): pass'),
+        ("connect(user='me', password='x', db='y')", "connect(user='me', password='***', db='y')"),
+        ('{"user": "me", "API key": "x", "apiKey": "y"}', '{"user": "me", "API key": "***", "apiKey": "***"}'),
+        ("dict(token=b'abc', other=1)", "dict(token=b'***', other=1)"),
+        ('password = "it\'s mine"', 'password = "***"'),
+        ("password = 'a\\'b'", "password = '***'"),
+        ('password = """a\nb"""', 'password = """***"""'),
+        ("password = (\n    'abc'\n    'def'\n)", "password = (\n    '***'\n)"),
+        ('if password == "abc": pass', 'if password == "***": pass'),
+        ('os.environ["X"] = "anything"', 'os.environ["X"] = "***"'),
+        ("os.environ.setdefault('X', 'any')", "os.environ.setdefault('X', '***')"),
+        ('os.putenv("X", "any")', 'os.putenv("X", "***")'),
+        ("%env X=any thing", "%env X=***"),
+        ("%set_env X any", "%set_env X ***"),
+        ('OPENAI_KEY = "abc123def"', 'OPENAI_KEY = "***"'),
+        ("get('https://x.example/?a=1&token=abc&b=2')", "get('https://x.example/?a=1&token=***&b=2')"),
+        ('"Server=x;User=me;Password=abc;"', '"Server=x;User=me;Password=***;"'),
+        ('"host=x user=me password=abc dbname=y"', '"host=x user=me password=*** dbname=y"'),
+        ("cmd = \"mysql --password='abc'\"", "cmd = \"mysql --password='***'\""),
+        ('password = "hunter2"\nLogin of hunter2 failed', 'password = "***"\nLogin of *** failed'),
     ],
 )
 def test_assigned_secrets_are_taken_out(text: str, expected: str) -> None:
@@ -53,10 +77,80 @@ def test_assigned_secrets_are_taken_out(text: str, expected: str) -> None:
         'df["passenger"] = df["key"].map(names)',
         "tokens = len(text) // 4",
         "x = {'monkey': 'banana'}",
+        "connect(\n    user=user,\n    password=password,\n    token=token)",
+        'def f(password: str, name="me", token: str = None): pass',
+        'tokenizer = "gpt2"; passenger = "me"; KEY = "id"; JOIN_KEY = "customer_id"',
+        'df[["password", "email"]].groupby("token")["x"].sum()',
+        'for key in keys:\n    if key == "city": break',
+        'password = getpass("Password: ")',
+        'password = ""',
     ],
 )
 def test_code_without_secrets_stays_as_it_is(code: str) -> None:
     assert redact(code) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ValueError: wrong password: hunter", "ValueError: wrong password: ***"),
+        ("user=me password=hunter host=x", "user=me password=*** host=x"),
+        ("the API key is abcdef", "the API key is ***"),
+        ("login with password 'hunter' failed", "login with password '***' failed"),
+        ('{"access_token": "abc"}', '{"access_token": "***"}'),
+        ("error: token=abc, retry", "error: token=***, retry"),
+        ("----> 1 password = config.password", "----> 1 password = config.password"),
+        ("      3     token = tokens[0]", "      3     token = tokens[0]"),
+        ("KeyError: 'population'", "KeyError: 'population'"),
+        ("invalid syntax: perhaps you forgot a comma", "invalid syntax: perhaps you forgot a comma"),
+    ],
+)
+def test_secrets_are_taken_out_of_messages(text: str, expected: str) -> None:
+    assert redact_message(text) == expected
+
+
+def test_requests_about_errors_tell_no_secrets() -> None:
+    error = "LoginError: password=hunter is wrong"
+    for text in (fix_request("login()", error, f"Traceback\n{error}", ""), explain_request("login()", error, error)):
+        assert "hunter" not in text
+
+
+def test_large_texts_are_redacted_in_time() -> None:
+    parts = [
+        "password = ",
+        "'",
+        '"',
+        "a",
+        "a=b ",
+        '"""',
+        "token:",
+        "x='y' ",
+        "(",
+        "password = 'ab' + ",
+        "\\",
+        " ",
+        "?a=b",
+    ]
+    for part in parts:
+        text = part * (40_000 // len(part))
+        redact_message(redact(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("user,password\nme,hunter\nyou,x\n", ["user,password", "me,***", "you,***"]),
+        ('user;"API key";n\nme;"a;b";1\n', ['user;"API key";n', "me;***;1"]),
+        ("id\tsecretToken\n1\tabc\n", ["id\tsecretToken", "1\t***"]),
+        ("a,db_passwd,b\n1,x\n1,2,3\n", ["a,db_passwd,b", "***,***", "1,***,3"]),
+        ('a,pwd\n"x,\ny",z\n', ["a,pwd", '"x, y",***']),
+        ("key,tokenizer\n1,2\n3,4\n", ["key,tokenizer", "1,2", "3,4"]),
+        ("token\n", ["token"]),
+        ("", []),
+    ],
+)
+def test_columns_of_secrets_are_taken_out_of_tables(text: str, expected: list[str]) -> None:
+    assert first_lines(text, 3) == expected
 
 
 def test_names_of_secrets_are_known() -> None:
@@ -136,8 +230,8 @@ def test_conversation_forgets_the_oldest_first() -> None:
 
 def test_code_is_what_stands_in_python_blocks() -> None:
     answer = read_answer(
-        "First:\n\n```python\nx = 1\n```\n\nthen\n\n~~~py\ny = 2\n~~~\n\n> ```\n> z = 3\n> ```\n\n```json\n{}\n```\n"
-        "inline ```not this``` and\n\n    indented = 4\n"
+        "First:\n\n```python\nx = 1\n```\n\nthen\n\n~~~py\ny = 2\n~~~\n\n> ```Python\n> z = 3\n> ```\n\n"
+        "```json\n{}\n```\ninline ```not this``` and\n\n    indented = 4\n"
     )
     assert answer.code == "x = 1\n\ny = 2\n\nz = 3\n"
     assert answer.complete
@@ -146,6 +240,90 @@ def test_code_is_what_stands_in_python_blocks() -> None:
 @pytest.mark.parametrize("text", ["", "only words", "```\n```", "```bash\nls\n```", "`x = 1`", "<pre>x = 1</pre>"])
 def test_answer_without_code_has_none(text: str) -> None:
     assert read_answer(text).code == ""
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *"python Python py python3 py3 Python3.11 python3.12 ipython ipython3 IPython jupyter".split(),
+        *"{python} {.python} python,title=a python{1,3} {code-cell} {code-cell}ipython3".split(),
+        'python title="a b.py"',
+        "{code-cell} ipython3",
+        "",
+    ],
+)
+def test_label_of_python_is_known_in_each_spelling(label: str) -> None:
+    assert read_answer(f"```{label}\nx = 1\n```").code == "x = 1\n"
+
+
+@pytest.mark.parametrize("label", ["pycon", "python-repl", "pytb", "text", "output", "json", "pyproject"])
+def test_label_of_something_else_is_not_python(label: str) -> None:
+    assert read_answer(f"```{label}\nx = 1\n```").code == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\nprint(sum(x))\n```\nIt prints\n```\n42\n```",
+        "```python\nprint(sum(x))\n```\nwhich is\n```\nx = 42\n```",
+        "```\nprint(sum(x))\n```\nIt prints:\n\n```\nx = 42\n```",
+        "```\nprint(sum(x))\n```\n\n```\ncity   population\nLima           10\n```",
+        "Output:\n\n```\narray([1, 2])\n```\nby\n```\nprint(sum(x))\n```",
+    ],
+)
+def test_sample_output_is_not_code(text: str) -> None:
+    assert read_answer(text).code == "print(sum(x))\n"
+
+
+def test_blocks_without_labels_are_joined() -> None:
+    assert read_answer("```\nimport a\n```\nthen\n```\nx = a.b()\n```").code == "import a\n\nx = a.b()\n"
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "<think>\nPerhaps\n```python\nspoilt = 1\n```\n</think>\n\n",
+        "\n<thinking>```python\nspoilt = 1\n</thinking>",
+        "<think>a</think>\n<think>```python\nspoilt = 1\n```</think>\n",
+        "Perhaps\n```python\nspoilt = 1\n```\n</think>\n",
+    ],
+)
+def test_drafts_are_not_the_answer(draft: str) -> None:
+    answer = read_answer(f"{draft}Here:\n```python\nx = 1\n```")
+    assert answer.code == "x = 1\n"
+    assert answer.text.strip().startswith("Here:")
+    assert answer.complete
+
+
+def test_answer_that_only_thinks_has_no_code() -> None:
+    assert read_answer("<think>\n```python\nspoilt = 1\n```").code == ""
+    assert read_answer("```python\nx = '<think>'\n```").code == "x = '<think>'\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "first", "second"),
+    [
+        ("x = 1\n", "# Written by m.", "x = 1"),
+        ("%time x = 1\n", "# Written by m.", "%time x = 1"),
+        ("%%time\nx = 1\n", "%%time", "# Written by m."),
+        ("%%bash -e\nls\n", "%%bash -e", "# Written by m."),
+        ("%%writefile a.txt\ntext\n", "%%writefile a.txt", "text"),
+        ("%%html\n<b>x</b>\n", "%%html", "<b>x</b>"),
+    ],
+)
+def test_cell_magic_stays_the_first_line(code: str, first: str, second: str) -> None:
+    assert signed(code, "m").split("\n")[:2] == [first, second]
+
+
+def test_cell_magic_has_a_cell_of_its_own() -> None:
+    hoisted = read_answer("```python\n# First\n\n!pip install x\n%%time\nx = 1\n```")
+    assert hoisted.code == "%%time\n# First\n\nx = 1\n"
+    first = read_answer("```bash\n%%bash\npip install x\nls\n```\n```python\ny = 2\n```")
+    assert (first.code, first.left_out) == ("%%bash\npip install x\nls\n", 1)
+    assert first.packages == ("x",)
+    assert read_answer("```python\n# No\n%%sandbox stop\nx = 1\n```").code == "# No\n%%sandbox stop\nx = 1\n"
+    later = read_answer("```python\ny = 2\n```\n```python\n%%bash\nls\n```")
+    assert (later.code, later.left_out) == ("y = 2\n", 1)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +349,38 @@ def test_packages_of_pip_lines_are_told_and_the_lines_left_out() -> None:
     assert answer.code == "import x\n"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        'text = """\npip install x\n"""\n',
+        "text = '''it's\n!pip install x\n'''\n",
+        "print('pip install x')\n",
+        "# it's\ntext = 'a\\\npip install x'\n",
+        "%%writefile setup.sh\npip install x\n",
+    ],
+)
+def test_lines_of_pip_in_texts_stay(code: str) -> None:
+    answer = read_answer(f"```python\n{code}```")
+    assert answer.code == code
+    assert answer.packages == ()
+
+
+def test_line_of_pip_in_a_block_leaves_a_block() -> None:
+    code = "try:\n    import x\nexcept ImportError:\n    !pip install -q 'x>=1' # once\n"
+    answer = read_answer(f"```python\n{code}```")
+    assert answer.code == "try:\n    import x\nexcept ImportError:\n    pass\n"
+    assert answer.packages == ("x>=1",)
+    kept = read_answer("```python\n!echo it's\n!pip install a\n%%time it's\npython -m pip install b\nx = 1\n```")
+    assert kept.code == "!echo it's\n%%time it's\nx = 1\n"
+    assert kept.packages == ("a", "b")
+
+
 def test_large_and_nested_answers_are_read_in_time() -> None:
-    for text in (">" * 100_000, "- " * 50_000, "[" * 100_000, "`" * 100_000, "```\n" * 20_000, "#\n" * 99_000):
-        code_blocks(text[:200_000])
+    texts = [">" * 100_000, "- " * 50_000, "[" * 100_000, "`" * 100_000, "```\n" * 20_000, "#\n" * 99_000]
+    codes = ["'" * 190_000, '"""' * 60_000, '"\\' * 90_000, " " * 190_000, "a(\n" * 60_000, "!pip install x\n" * 10_000]
+    drafts = ["<think>" * 20_000, "<think></think>" * 13_000]
+    for text in (*texts, *drafts, *(f"```python\n{code}\n```" for code in codes)):
+        read_answer(text[:200_000])
 
 
 def test_commands_in_a_cell_become_comments() -> None:

@@ -275,10 +275,10 @@ async def tell_imported(kernel: Any, stream: Any, ident: Any, request: dict[str,
 
 
 async def tell(kernel: Any, describe: Any, stream: Any, ident: Any, request: dict[str, Any]) -> None:
-    """Answer what `describe` says of the namespace; the user's own classes may make it fail in any way."""
+    """Answer what `describe` says of the namespace; IPython's own parts that the user changed may fail in any way."""
     try:
         content = describe(kernel.shell, request["content"])
-    except Exception as exc:  # noqa: BLE001 - who asked is to get an answer
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - who asked is to get an answer
         content = {"failed": f"{type(exc).__name__}: {exc}"[:200]}
     kernel.session.send(stream, "sandbox_describe_reply", content, request, ident=ident)
 

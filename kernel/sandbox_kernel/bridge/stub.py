@@ -177,6 +177,11 @@ def sandbox_cell(line: str, cell: str) -> NoReturn:  # noqa: ARG001
             f"`%%sandbox {line.strip()}` is run outside the sandbox, where a person writes it as a cell's first line. "
             "Code that runs in here cannot call it."
         )
+    if line.lstrip().startswith("--session"):
+        _refuse(
+            "This kernel has one sandbox: leave --session and its name out, and the whole line where no command stands "
+            "behind them. It is for notebooks of ordinary kernels."
+        )
     _refuse("In this kernel every cell runs in the sandbox; remove the line %%sandbox. It is for ordinary kernels.")
 
 

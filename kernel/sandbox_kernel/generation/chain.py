@@ -11,8 +11,9 @@ from typing import Union
 
 from sandbox_kernel.errors import CommandError, GenerationError, ModelError
 
-from .models.base import ASKS_NEXT, End, Model, ModelRequest, Reason, Text, reason_of
+from .models.base import FILTER, End, Model, ModelRequest, Reason, Text, reason_of
 from .settings import Generation
+from .text import without_full_stop
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Failed:
     model: str
     reason: str
     seconds: float
+    """Of its own work; 0 where it was not asked at all."""
     dropped: int = 0
 
 
@@ -94,11 +96,11 @@ class Chain:
         if not models:
             raise GenerationError("No model is configured; name one in Generation.models.")
         failures: list[str] = []
-        refused_kinds: set[str] = set()
+        refused: dict[str, str] = {}
         for model in models:
-            if model.kind in refused_kinds:
-                # The same credentials would be refused again.
-                failures.append(f"{model.name}: not asked, its credentials are the same")
+            if model.account in refused:
+                failures.append(f"{model.name}: not asked, its credentials are those of {refused[model.account]}")
+                yield Failed(model.name, failures[-1], 0.0)
                 continue
             yield Asked(model.name, model.place)
             attempt = _Attempt(model, self._settings)
@@ -107,14 +109,11 @@ class Chain:
                     async for step in steps:
                         yield step
             except ModelError as exc:
-                reason = reason_of(exc)
-                failures.append(str(exc))
+                failures.append(without_full_stop(str(exc)))
                 self._note_failure(model, exc)
-                if reason not in ASKS_NEXT:
-                    break
-                if reason is Reason.CREDENTIALS:
-                    refused_kinds.add(model.kind)
-                yield Failed(model.name, str(exc), attempt.seconds, attempt.characters)
+                if reason_of(exc) is Reason.CREDENTIALS:
+                    refused[model.account] = model.name
+                yield Failed(model.name, failures[-1], attempt.seconds, attempt.said)
             else:
                 self._note_answer(model, attempt)
                 return
@@ -144,8 +143,14 @@ class _Attempt:
         self._began = time.monotonic()
         self.characters = 0
         self.first = 0.0
+        self._has_words = False
         self._heard = 0.0
         """When it last said something, in seconds since it was asked."""
+
+    @property
+    def said(self) -> int:
+        """Characters that were shown and can be seen."""
+        return self.characters if self._has_words else 0
 
     @property
     def seconds(self) -> float:
@@ -159,18 +164,19 @@ class _Attempt:
                 while True:
                     piece = await self._next(pieces)
                     if isinstance(piece, End):
-                        yield self._answered(piece, "it reached the most tokens that it may have" if piece.cut else "")
+                        yield self._ended(piece)
                         return
                     text = piece.text[: self._settings.max_answer - self.characters]
                     if text:
                         self._heard = self.seconds
                         self.first = self.first or self._heard
+                        self._has_words = self._has_words or not text.isspace()
                     self.characters += len(text)
                     yield Text(text)
                     if self.characters >= self._settings.max_answer:
                         yield self._answered(End(), f"it is longer than {self._settings.max_answer} characters")
                         return
-        except (ModelError, GenerationError):
+        except ModelError:
             raise
         except Exception as exc:  # a third party's class may raise anything
             raise self._model.error(Reason.UNAVAILABLE, f"{type(exc).__name__}: {exc}") from exc
@@ -196,6 +202,14 @@ class _Attempt:
             return waiting.result()
         except StopAsyncIteration:
             raise self._model.error(Reason.BROKEN) from None
+
+    def _ended(self, end: End) -> Answered:
+        """Raises ModelError where it has said nothing."""
+        if self._has_words:
+            return self._answered(end, end.cut)
+        if end.cut == FILTER:
+            raise self._model.error(Reason.FILTERED)
+        raise self._model.error(Reason.EMPTY, end.cut)
 
     def _late(self) -> ModelError:
         return self._model.error(Reason.TIMEOUT, f"waited {self.seconds:.1f} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -14,9 +14,10 @@ from sandbox_kernel.errors import NotFoundError, SandboxError, SandboxKernelErro
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.session import SandboxSession
 
-from .redaction import HIDDEN, is_secret_name
+from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name, redact, redact_message
 from .settings import Generation
-from .text import fenced, one_line
+from .tables import first_lines
+from .text import fenced, one_line, without_full_stop
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ MAX_TOOL = 300
 MAX_CELLS = 6
 MAX_CELL = 4000
 """Characters of a cell, or of a traceback, that are sent."""
+SEPARATOR = "\n\0\n"
 MAX_HEADS = 5
 MAX_ROW = 400
 """Characters of a row of a data file."""
@@ -36,12 +38,11 @@ TOOLS_TIMEOUT = 5.0
 FILES_TIMEOUT = 5.0
 """Seconds in which the sandbox must have told of its files."""
 TABLES = (".csv", ".tsv")
-FILE_NAME = re.compile(
-    r"(?<![\w/.])(?:[\w.-]+/)*[\w-][\w.-]*\.(?:csv|tsv|jsonl?|xlsx?|parquet|feather|txt|xml|ya?ml|sqlite|db|h5|npy|npz|"
-    r"png|jpe?g|zip|gz)(?!\w)",
-    re.IGNORECASE,
-)
+_ENDING = r"\.(?:csv|tsv|jsonl?|xlsx?|parquet|feather|txt|xml|ya?ml|sqlite|db|h5|npy|npz|png|jpe?g|zip|gz)(?!\w)"
+FILE_NAME = re.compile(rf"(?<![\w/.])(?:[\w.-]+/)*[\w-][\w.-]*{_ENDING}", re.IGNORECASE)
 """A file that a person or a cell names."""
+QUOTED_FILE_NAME = re.compile(rf"""(["'`])([\w-][\w .()/-]{{0,200}}?{_ENDING})\1""", re.IGNORECASE)
+"""The same in quotes, where a name may have spaces."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +128,16 @@ async def _tools(session: SandboxSession) -> tuple[str, ...]:
 
 async def gather(session: SandboxSession, settings: Generation, prompt: str) -> NotebookContext:
     """Ask a sandbox that runs what it has; one that does not, has nothing."""
-    cells = tuple(session.cells)[-MAX_CELLS:]
-    named = _named_files([prompt])
+    # Before anything is cut: of half a secret nobody could tell that it is one. In a thread: what came out of a sandbox
+    # may be made to take long.
+    cells = await asyncio.to_thread(_clean_cells, tuple(session.cells)[-MAX_CELLS:], settings.secrets)
     known = NotebookContext(cells=cells, tools=await _tools(session))
     if session.state is not State.ACTIVE:
         return replace(known, unknown="no sandbox is running")
     try:
-        said = await session.describe(values=settings.send_values)
+        said = await session.describe(values=settings.send_values, secret=SECRET_COLUMN)
     except SandboxError as exc:
-        known = replace(known, unknown=one_line(str(exc), 200))
+        known = replace(known, unknown=_reason(exc))
     else:
         known = replace(
             known,
@@ -143,13 +145,28 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
             packages=tuple(one_line(name, 40) for name in _list(said.get("packages"), 100)),
             variables=tuple(_variables(said.get("variables"), values=settings.send_values)),
         )
-    looked_at = [*named, *_named_files(cell.code for cell in cells), *session.uploaded]
+    others = [*_named_files(cell.code for cell in cells), *session.uploaded]
     try:
-        files = await asyncio.wait_for(_files(session, looked_at, settings.preview_rows), FILES_TIMEOUT)
+        files = await asyncio.wait_for(_files(session, prompt, others, settings.preview_rows), FILES_TIMEOUT)
     except (SandboxError, asyncio.TimeoutError) as exc:
-        return replace(known, unknown=known.unknown or f"its files could not be listed: {one_line(str(exc), 200)}")
-    absent = tuple(name for name in named if name not in files.there)
-    return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=absent)
+        reason = _reason(exc) or "it took too long"
+        return replace(known, unknown=known.unknown or f"its files could not be listed: {reason}")
+    return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=tuple(files.absent))
+
+
+def _clean_cells(cells: Iterable[RunCell], secrets: Collection[str]) -> tuple[RunCell, ...]:
+    return tuple(_clean(cell, secrets) for cell in cells)
+
+
+def _clean(cell: RunCell, secrets: Collection[str]) -> RunCell:
+    """Return a cell without secrets; what its code says is one, is none the less one in its error."""
+    whole = redact(SEPARATOR.join((cell.code, cell.message, cell.traceback)), secrets)
+    code, message, traceback = [*whole.split(SEPARATOR), "", ""][:3]
+    return replace(cell, code=code, message=redact_message(message), traceback=redact_message(traceback))
+
+
+def _reason(error: BaseException) -> str:
+    return without_full_stop(one_line(str(error), 200))
 
 
 # ---- what the sandbox says
@@ -175,18 +192,23 @@ class _Files:
     names: list[str] = field(default_factory=list)
     """For people and models, with sizes."""
     there: set[str] = field(default_factory=set)
-    """Those that were asked for and are there."""
+    """Those that were looked at and are there."""
+    absent: list[str] = field(default_factory=list)
+    """Those that the request names and that are not there."""
     heads: list[Head] = field(default_factory=list)
 
 
-async def _files(session: SandboxSession, looked_at: Sequence[str], rows: int) -> _Files:
+async def _files(session: SandboxSession, prompt: str, others: Sequence[str], rows: int) -> _Files:
     found = _Files()
+    paths = []
     async with aclosing(session.files.list("*", limit=100_000)) as entries:
         async for entry in entries:
+            paths.append(entry.path)
             found.names.append(_file(entry.path, entry.kind, entry.size))
             if len(found.names) >= MAX_FILES:
                 break
-    for path in dict.fromkeys(looked_at):
+    named = _named_files([prompt], paths)
+    for path in dict.fromkeys([*named, *others]):
         try:
             await _look_at(session, path, rows, found)
         except NotFoundError:
@@ -194,6 +216,7 @@ async def _files(session: SandboxSession, looked_at: Sequence[str], rows: int) -
         except SandboxError:
             # It is there, and cannot be read.
             found.there.add(path)
+    found.absent = [name for name in named if name not in found.there]
     return found
 
 
@@ -211,13 +234,24 @@ async def _look_at(session: SandboxSession, path: str, rows: int, found: _Files)
             break
     found.there.add(path)
     if path.lower().endswith(TABLES) and len(found.heads) < MAX_HEADS:
-        lines = content[: (rows + 1) * MAX_ROW].decode(errors="replace").splitlines()[: rows + 1]
+        text = content[: (rows + 1) * MAX_ROW].decode(errors="replace")
+        lines = first_lines(text, rows, "\t" if path.lower().endswith(".tsv") else "")
         found.heads.append(Head(one_line(path, 200), tuple(one_line(line, MAX_ROW) for line in lines)))
 
 
-def _named_files(texts: Iterable[str]) -> list[str]:
-    """Return the files that texts name; addresses on the web are none."""
-    names = (found.group() for text in texts for found in FILE_NAME.finditer(text))
+def _named_files(texts: Iterable[str], paths: Sequence[str] = ()) -> list[str]:
+    """Return the files that texts name, with spaces those in quotes and those of paths; addresses are none."""
+    names: list[str] = []
+    # The longest first: "my data.csv" names no "data.csv".
+    spaced = sorted((path for path in paths if " " in path), key=len, reverse=True)
+    for text in texts:
+        names += (found[2] for found in QUOTED_FILE_NAME.finditer(text))
+        rest = QUOTED_FILE_NAME.sub(" ", text)
+        for path in spaced:
+            if path in rest:
+                names.append(path)
+                rest = rest.replace(path, " ")
+        names += FILE_NAME.findall(rest)
     return list(dict.fromkeys(names))[:20]
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from .models.base import Message
+from .redaction import redact_message
 from .text import fenced, tokens
 
 MAX_TURNS = 20
@@ -80,11 +81,15 @@ def fix_request(code: str, error: str, traceback: str, wish: str) -> str:
     wished = f"\n{wish}\n" if wish else ""
     return (
         f"Correct this cell, which failed. Answer with the whole corrected cell, and say what was wrong.\n{wished}\n"
-        f"{fenced(code, 'python')}\n\nIt ended by {error}\n\n{fenced(traceback)}\n"
+        f"{fenced(code, 'python')}\n\n{_ended(error, traceback)}"
     )
 
 
 def explain_request(code: str, error: str, traceback: str) -> str:
     """Return the request to explain a cell."""
-    failed = f"\nIt ended by {error}\n\n{fenced(traceback)}\n" if error else ""
+    failed = f"\n{_ended(error, traceback)}" if error else ""
     return f"Explain this cell.\n\n{fenced(code, 'python')}\n{failed}"
+
+
+def _ended(error: str, traceback: str) -> str:
+    return f"It ended by {redact_message(error)}\n\n{fenced(redact_message(traceback))}\n"

@@ -15,13 +15,13 @@ from sandbox_kernel.session import SandboxSession
 from .answers import Answer
 from .chain import Answered, Chain, Step
 from .context import NotebookContext, gather
-from .conversation import Conversation, question
+from .conversation import MAX_ANSWER, Conversation, question
 from .history import Entry, History, entry
 from .models.base import ModelRequest
 from .models.registry import make_model
-from .redaction import redact
+from .redaction import redact, redact_message
 from .settings import Generation, read_settings
-from .text import one_line, tokens
+from .text import one_line, tokens, without_full_stop
 
 CHARACTERS = 3
 """Of a token, about."""
@@ -33,6 +33,8 @@ class Checked:
 
     error: str = ""
     """Why it cannot run; "" if nothing is known against it."""
+    unknown: str = ""
+    """Why it could not be looked at; "" if it was."""
     missing: tuple[str, ...] = ()
     """Modules that it imports and that are not there."""
 
@@ -88,18 +90,27 @@ class Generator:
         try:
             said = await self._session.describe(code=code)
         except SandboxError as exc:
-            return Checked(f"it could not be checked ({one_line(str(exc), 200)})")
+            # That the sandbox says nothing is no fault of the code's; running it will tell.
+            return Checked(unknown=without_full_stop(one_line(str(exc), 200)))
         missing = said.get("missing")
         names = [one_line(name, 60) for name in missing[:20]] if isinstance(missing, list) else []
-        return Checked(one_line(said.get("error"), 300), tuple(name for name in names if name.isidentifier()))
+        error = without_full_stop(one_line(said.get("error"), 300))
+        return Checked(error, missing=tuple(name for name in names if name.isidentifier()))
 
     # ---- keeping
+
+    async def remember(self, request: str, answer: Answer) -> None:
+        """Let the requests after this one be about it."""
+        # More than is kept, since of half a secret nobody could tell that it is one.
+        said = await asyncio.to_thread(self.clean, answer.text[: 2 * MAX_ANSWER])
+        self.conversation.add(self.clean(request), said)
 
     async def keep(self, command: str, wish: str, answer: Answer, answered: Answered) -> int:
         """Write a request and its answer into the history; return its number, 0 if none is kept."""
         if not self.settings.history:
             return 0
-        made = entry(self._session.directory, command, self.clean(wish), self.clean(answer.code), answered)
+        code = await asyncio.to_thread(self.clean, answer.code)
+        made = entry(self._session.directory, command, self.clean(wish), code, answered)
         return await self._kept(made)
 
     async def _kept(self, made: Entry) -> int:
@@ -114,7 +125,7 @@ class Generator:
         """Add to the history what became of the code; in the background."""
         if not number:
             return
-        result = self.clean(f"{cell.error}: {cell.message}"[:500]) if cell.failed else "ok"
+        result = self.clean(redact_message(f"{cell.error}: {cell.message}"))[:500] if cell.failed else "ok"
         self._spawn(lambda: self.history.note_run(number, result, cell.seconds))
 
     def _spawn(self, work: Callable[[], None]) -> None:

@@ -22,6 +22,11 @@ def one_line(text: object, limit: int) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
+def without_full_stop(text: str) -> str:
+    """Return text of others for the inside of a sentence of ours."""
+    return text.rstrip(" .")
+
+
 def fenced(text: str, language: str = "") -> str:
     """Return text as a code block of Markdown that it cannot end."""
     longest = max((len(found.group()) for found in _TICKS.finditer(text)), default=2)

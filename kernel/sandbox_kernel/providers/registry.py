@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from sandbox_kernel.entry_points import Registered
 from sandbox_kernel.errors import UnknownProviderError
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 GROUP = "sandbox_kernel.providers"
 
-# The entry points of this package, so that the usual start does not search all installed packages.
-# A test keeps them equal to pyproject.toml.
+# The entry points of this package; a test keeps them equal to pyproject.toml.
 BUILT_IN = {
     "executor": "sandbox_kernel.providers.executor.provider:ExecutorProvider",
     "local": "sandbox_kernel.providers.local.provider:LocalProvider",
 }
+PROVIDERS = Registered(GROUP, BUILT_IN, "provider", "SandboxSession.provider", UnknownProviderError)
 
 SECTIONS = {"SandboxSession", "EventLog", "Executor", "Generation", "Guard", "Tools", "WorkshopSettings", "Workspace"}
 """The configuration's sections that no provider reads."""
@@ -47,28 +47,13 @@ def create_provider(name: str, config: Config) -> Provider:
 
 def find_provider(name: str) -> type[Provider]:
     """Return the class of the provider of that name. Raises UnknownProviderError."""
-    target = BUILT_IN.get(name) or _installed().get(name)
-    if target is None:
-        import difflib
-
-        known = sorted({*BUILT_IN, *_installed()})
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-        raise UnknownProviderError(f"There is no provider {name!r}; {hint}")
-    module, _, attribute = target.partition(":")
-    try:
-        provider: type[Provider] = getattr(import_module(module), attribute)
-    except ImportError as exc:
-        raise UnknownProviderError(
-            f"The provider {name!r} needs a package that is not installed ({exc}); "
-            f"try `pip install 'sandbox-kernel[{name}]'`."
-        ) from exc
+    provider: type[Provider] = PROVIDERS.find(name)
     return provider
 
 
 def provider_names() -> list[str]:
     """Return the names of all installed providers."""
-    return sorted({*BUILT_IN, *_installed()})
+    return PROVIDERS.names()
 
 
 def provider_classes(config: Config) -> set[str]:
@@ -78,11 +63,6 @@ def provider_classes(config: Config) -> set[str]:
     """
     names = {target.rpartition(":")[2] for target in BUILT_IN.values()} | MODELS
     if set(config) - names - SECTIONS:
-        names |= {target.rpartition(":")[2] for group in (GROUP, MODEL_GROUP) for target in _installed(group).values()}
+        models = Registered(MODEL_GROUP, {}, "kind of model", "Generation.models")
+        names |= {target.rpartition(":")[2] for one in (PROVIDERS, models) for target in one.installed().values()}
     return names
-
-
-def _installed(group: str = GROUP) -> dict[str, str]:
-    from importlib.metadata import entry_points
-
-    return {entry.name: entry.value for entry in entry_points(group=group)}

@@ -11,7 +11,7 @@ from typing import Any, Union
 
 from traitlets import Bool, Unicode
 
-from .base import End, Model, ModelRequest, Piece, Reason, Text, whole
+from .base import CUTS, End, Model, ModelRequest, Piece, Reason, Text, reason_of_complaint, whole
 
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
@@ -26,7 +26,7 @@ REASONS = {
     "modelnotready": Reason.UNAVAILABLE,
     "modelerror": Reason.UNAVAILABLE,
     "modelstreamerror": Reason.UNAVAILABLE,
-    "resourcenotfound": Reason.UNAVAILABLE,
+    "resourcenotfound": Reason.UNKNOWN,
     "modeltimeout": Reason.TIMEOUT,
     "accessdenied": Reason.DENIED,
     "unrecognizedclient": Reason.CREDENTIALS,
@@ -56,6 +56,11 @@ class BedrockModel(Model):
     def place(self) -> str:
         where = self.endpoint_url or self.region or "the region of the AWS configuration"
         return f"Amazon Bedrock, {where}"
+
+    @property
+    def account(self) -> str:
+        # A region that an account has not enabled refuses its credentials.
+        return f"{self.kind} {self.profile} {self.region}"
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         loop = asyncio.get_running_loop()
@@ -144,7 +149,8 @@ class BedrockModel(Model):
             yield
         except theirs.ClientError as exc:
             said = exc.response.get("Error", {})
-            raise self.error(_reason(str(said.get("Code", ""))), str(said.get("Message", ""))) from exc
+            code, message = str(said.get("Code", "")), str(said.get("Message", ""))
+            raise self.error(_reason(code, message), message or code) from exc
         except (theirs.ReadTimeoutError, theirs.ConnectTimeoutError) as exc:
             raise self.error(Reason.TIMEOUT) from exc
         except (
@@ -158,7 +164,8 @@ class BedrockModel(Model):
         ) as exc:
             raise self.error(Reason.CREDENTIALS, str(exc)) from exc
         except theirs.ParamValidationError as exc:
-            raise self.error(Reason.REFUSED, str(exc)) from exc
+            # The SDK itself refuses what cannot be the name of a model.
+            raise self.error(Reason.UNKNOWN if "modelId" in str(exc) else Reason.REFUSED, str(exc)) from exc
         except (theirs.HTTPClientError, theirs.BotoCoreError, boto3.exceptions.Boto3Error) as exc:
             raise self.error(Reason.UNAVAILABLE, str(exc)) from exc
         except HTTPError as exc:
@@ -195,19 +202,20 @@ class _Reading:
                 self._stream.close()
 
 
-def _reason(code: str) -> Reason:
-    """Return what an error code of the service means."""
+def _reason(code: str, message: str) -> Reason:
+    """Return what an error of the service means."""
     name = code.lower().removesuffix("exception").removesuffix("error")
-    for known, reason in REASONS.items():
-        if known in (name, f"{name}error"):
-            return reason
-    return Reason.UNAVAILABLE if code.startswith("5") else Reason.REFUSED
+    found = next((reason for known, reason in REASONS.items() if known in (name, f"{name}error")), None)
+    if found is None and code[:1] in ("3", "5"):
+        # A status instead of a code: no service of AWS's has answered.
+        return Reason.UNAVAILABLE
+    return reason_of_complaint(message, Reason.REFUSED) if found in (None, Reason.REFUSED) else found
 
 
 def _noted(event: dict[str, Any], end: End) -> End:
     """Return what is known of an answer's end after one more event."""
     if "messageStop" in event:
-        return replace(end, cut=event["messageStop"].get("stopReason") == "max_tokens")
+        return replace(end, cut=CUTS.get(str(event["messageStop"].get("stopReason")), ""))
     usage = event.get("metadata", {}).get("usage")
     if usage is None:
         return end
@@ -215,7 +223,7 @@ def _noted(event: dict[str, Any], end: End) -> End:
 
 
 def _whole_answer(response: dict[str, Any]) -> Iterator[Piece]:
-    for block in response["output"]["message"]["content"]:
+    for block in response.get("output", {}).get("message", {}).get("content", []):
         if block.get("text"):
             yield Text(str(block["text"]))
     stop: dict[str, Any] = {"messageStop": {"stopReason": response.get("stopReason")}}

@@ -14,19 +14,26 @@ from traitlets import Unicode, default
 
 from sandbox_kernel.errors import ModelError
 
-from .base import End, Model, ModelRequest, Piece, Reason, Text, whole
+from .base import CUTS, End, Model, ModelRequest, Piece, Reason, Text, reason_of_complaint, whole
 
 if TYPE_CHECKING:
     import httpx
 
 REASONS = {
+    400: Reason.REFUSED,
     401: Reason.CREDENTIALS,
+    402: Reason.UNPAID,
     403: Reason.DENIED,
-    404: Reason.UNAVAILABLE,
+    404: Reason.UNKNOWN,
     408: Reason.TIMEOUT,
+    410: Reason.UNKNOWN,
+    413: Reason.TOO_LONG,
+    422: Reason.REFUSED,
     429: Reason.THROTTLED,
 }
-"""By HTTP status; from 500 on the service is unavailable, and what else is refused is the request's fault."""
+"""By HTTP status; for any other there is no such service at this address, or none at this time."""
+TELLING = (Reason.REFUSED, Reason.THROTTLED, Reason.UNKNOWN)
+"""Reasons by status that the service's words tell more exactly."""
 MAX_LINE = 1024 * 1024
 """Characters of one event."""
 MAX_ERROR = 20_000
@@ -59,6 +66,10 @@ class OpenAIModel(Model):
     def place(self) -> str:
         return self.endpoint_url
 
+    @property
+    def account(self) -> str:
+        return f"{self.kind} {self.endpoint_url} {self.api_key_variable}"
+
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         # In a thread: httpx is imported there, and reads the system's certificates.
         client = await asyncio.to_thread(self._client)
@@ -68,7 +79,7 @@ class OpenAIModel(Model):
                 client.stream("POST", self._address, json=self._body(request), headers=self._headers) as response,
             ):
                 if response.status_code != 200:
-                    raise self.error(_reason(response.status_code), await _complaint(response))
+                    raise await self._refusal(response)
                 end = End()
                 async for event in self._events(response):
                     end = _noted(event, end)
@@ -76,6 +87,17 @@ class OpenAIModel(Model):
                     if text:
                         yield Text(text)
         yield end
+
+    async def _refusal(self, response: httpx.Response) -> ModelError:
+        """Return what another status than 200 means."""
+        status = response.status_code
+        said, code = await _complaint(response)
+        if response.has_redirect_location:
+            target = response.headers["location"].partition("?")[0]
+            said = f"the address leads on to {target}; set endpoint_url accordingly"
+        return self.error(
+            _reason(status, f"{code} {said}"), f"{said or code or response.reason_phrase} (HTTP {status})"
+        )
 
     def _client(self) -> httpx.AsyncClient:
         with self._told():
@@ -110,18 +132,13 @@ class OpenAIModel(Model):
     async def _events(self, response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
         """Yield the events of a stream. Raises ModelError where it does not end as one should."""
         finished = False
-        async for line in _lines(response):
-            if len(line) > MAX_LINE:
-                raise self.error(Reason.BROKEN, "an event is too long")
-            if not line.startswith("data:"):
-                continue
-            data = line[5:].strip()
+        async for data in self._data(response):
             if data == "[DONE]":
                 return
             event = json.loads(data)
             if not isinstance(event, dict):
                 raise self.error(Reason.BROKEN, "an event is no object")
-            if "error" in event:
+            if event.get("error"):
                 raise self._stream_error(event["error"])
             finished = finished or bool(_choice(event).get("finish_reason"))
             yield event
@@ -129,11 +146,27 @@ class OpenAIModel(Model):
         if not finished:
             raise self.error(Reason.BROKEN)
 
+    async def _data(self, response: httpx.Response) -> AsyncIterator[str]:
+        """Yield what each event holds, as text; of a service that does not stream, the whole answer."""
+        whole: list[str] = []
+        size = 0
+        async for line in _lines(response):
+            size = len(line) + (size if whole else 0)
+            if size > MAX_LINE:
+                raise self.error(Reason.BROKEN, "an event is too long")
+            if whole or line.lstrip().startswith("{"):
+                whole.append(line)
+            elif line.startswith("data:"):
+                yield line[5:].strip()
+        if whole:
+            yield "\n".join(whole)
+
     def _stream_error(self, error: Any) -> Exception:
         said = error if isinstance(error, dict) else {"message": error}
-        code = said.get("code")
-        reason = _reason(code) if isinstance(code, int) else Reason.BROKEN
-        return self.error(reason, str(said.get("message", "")))
+        code, message = said.get("code"), str(said.get("message", ""))
+        words = f"{code} {said.get('type')} {message}"
+        reason = _reason(code, words) if isinstance(code, int) else reason_of_complaint(words, Reason.BROKEN)
+        return self.error(reason, message)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -154,10 +187,9 @@ class OpenAIModel(Model):
             raise self.error(Reason.BROKEN, "it sent what is no JSON") from exc
 
 
-def _reason(status: int) -> Reason:
-    if status >= 500:
-        return Reason.UNAVAILABLE
-    return REASONS.get(status, Reason.REFUSED)
+def _reason(status: int, words: str) -> Reason:
+    reason = REASONS.get(status, Reason.UNAVAILABLE)
+    return reason_of_complaint(words, reason) if reason in TELLING else reason
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[str]:
@@ -175,8 +207,8 @@ async def _lines(response: httpx.Response) -> AsyncIterator[str]:
         yield rest
 
 
-async def _complaint(response: httpx.Response) -> str:
-    """Return what an error's body says, as far as it is read."""
+async def _complaint(response: httpx.Response) -> tuple[str, str]:
+    """Return what an error's body says, as far as it is read, and by which code."""
     body = b""
     async for piece in response.aiter_raw():
         body += piece
@@ -185,8 +217,11 @@ async def _complaint(response: httpx.Response) -> str:
     try:
         said = json.loads(body)["error"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return body[:300].decode(errors="replace")
-    return str(said.get("message", "")) if isinstance(said, dict) else str(said)
+        # A web server's own page says less than its status.
+        return "" if body.lstrip().startswith(b"<") else body[:300].decode(errors="replace"), ""
+    if not isinstance(said, dict):
+        return str(said), ""
+    return str(said.get("message") or ""), " ".join(str(said[name]) for name in ("code", "type") if said.get(name))
 
 
 def _choice(event: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +232,9 @@ def _choice(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(event: dict[str, Any]) -> str:
-    delta = _choice(event).get("delta")
+    # Of a service that does not stream, the message is there at once.
+    choice = _choice(event)
+    delta = choice.get("delta") or choice.get("message")
     text = delta.get("content") if isinstance(delta, dict) else None
     return text if isinstance(text, str) else ""
 
@@ -205,7 +242,7 @@ def _text(event: dict[str, Any]) -> str:
 def _noted(event: dict[str, Any], end: End) -> End:
     """Return what is known of an answer's end after one more event."""
     usage = event.get("usage")
-    cut = end.cut or _choice(event).get("finish_reason") == "length"
+    cut = end.cut or CUTS.get(str(_choice(event).get("finish_reason")), "")
     if not isinstance(usage, dict):
         return End(end.input_tokens, end.output_tokens, cut)
     return End(whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens")), cut)

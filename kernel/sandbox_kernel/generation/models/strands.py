@@ -11,11 +11,11 @@ from traitlets import Dict, Unicode
 
 from sandbox_kernel.errors import ConfigurationError
 
-from .base import End, Model, ModelRequest, Piece, Reason, Text, whole
+from .base import CUTS, End, Model, ModelRequest, Piece, Reason, Text, reason_of_complaint, whole
 
 REASONS = {
     "ModelThrottledException": Reason.THROTTLED,
-    "ContextWindowOverflowException": Reason.REFUSED,
+    "ContextWindowOverflowException": Reason.TOO_LONG,
     "AccessDeniedException": Reason.DENIED,
     "NoCredentialsError": Reason.CREDENTIALS,
     "AuthenticationError": Reason.CREDENTIALS,
@@ -45,6 +45,11 @@ class StrandsModel(Model):
     def place(self) -> str:
         return f"Strands, {self.model_class}"
 
+    @property
+    def account(self) -> str:
+        # Where its class finds credentials is its own.
+        return self.name
+
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         model = await asyncio.to_thread(self._model)
         messages = [{"role": one.role, "content": [{"text": one.text}]} for one in request.messages]
@@ -59,7 +64,8 @@ class StrandsModel(Model):
                 end = _noted(event, end)
         except Exception as exc:  # of whatever package its service has
             reason = next((REASONS[kind.__name__] for kind in type(exc).__mro__ if kind.__name__ in REASONS), None)
-            raise self.error(reason or Reason.UNAVAILABLE, f"{type(exc).__name__}: {exc}") from exc
+            said = f"{type(exc).__name__}: {exc}"
+            raise self.error(reason or reason_of_complaint(said, Reason.UNAVAILABLE), said) from exc
         finally:
             if hasattr(events, "aclose"):
                 await events.aclose()
@@ -84,6 +90,7 @@ class StrandsModel(Model):
 def _noted(event: dict[str, Any], end: End) -> End:
     """Return what is known of an answer's end after one more event."""
     if "messageStop" in event:
-        return End(end.input_tokens, end.output_tokens, event["messageStop"].get("stopReason") == "max_tokens")
+        stop = str(event["messageStop"].get("stopReason"))
+        return End(end.input_tokens, end.output_tokens, CUTS.get(stop, ""))
     usage = event.get("metadata", {}).get("usage")
     return End(whole(usage.get("inputTokens")), whole(usage.get("outputTokens")), end.cut) if usage else end

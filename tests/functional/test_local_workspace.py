@@ -296,6 +296,34 @@ async def test_secrets_are_not_shown_under_any_name(secrets: Path, started: Star
         assert sandbox.describe()["hidden"].startswith("11 ")
 
 
+async def test_a_folder_that_a_hidden_link_leads_to_is_hidden_from_cells(folder: Path, started: Start) -> None:
+    (folder / "real/in").mkdir(parents=True)
+    (folder / "real/in/key").write_text(SECRET)
+    (folder / ".aws").symlink_to("real")
+    async with started() as (sandbox, inside):
+        assert await inside.run(SEARCH) == []
+        assert await inside.run("import os; result = sorted(os.listdir())") == ["data.csv", "private.txt", "sub"]
+        # Cells have seen this one, and an overlay does not take it away from them.
+        (folder / ".ssh").symlink_to("sub")
+        with pytest.raises(SandboxLostError, match="sub appeared"):
+            sandbox.before_cell()
+    async with started() as (sandbox, inside):
+        assert await inside.run("import os; result = sorted(os.listdir())") == ["data.csv", "private.txt"]
+
+
+async def test_a_file_with_the_number_of_a_secret_that_is_gone_is_applied(folder: Path, started: Start) -> None:
+    (folder / ".env").write_text(SECRET)
+    async with started() as (sandbox, inside):
+        (folder / "saving").write_text(SECRET)
+        (folder / "saving").rename(folder / ".env")
+        (folder / "data0.csv").write_text("ordinary")
+        assert sandbox.before_cell() == ""
+        assert await inside.run("result = open('data0.csv').read()") == "ordinary"
+        await inside.run("open('data0.csv', 'a').write('!')")
+        assert await apply(sandbox) == {}
+    assert (folder / "data0.csv").read_text() == "ordinary!"
+
+
 TRY_LOCKED = """
 import os
 for path in ("locked", "locked/in"):

@@ -145,11 +145,13 @@ def test_a_folder_that_a_hidden_link_leads_to_is_hidden(folder: Path, search: Se
     secrets = search() if late else None
     (folder / ".aws").symlink_to("real")
     (folder / ".env.d").symlink_to(".")
+    (folder / "second").mkdir()
+    (folder / ".env.second").symlink_to("second")
     if secrets is None:
         secrets = search()
     else:
         again(secrets)
-    assert set(secrets.hidden) == {".aws", ".env.d", "real"}
+    assert set(secrets.hidden) == {".aws", ".env.d", "real", ".env.second", "second"}
     os.link(folder / "real/in/key", folder / "innocent")
     assert again(secrets) == {"innocent"}
 

@@ -62,8 +62,8 @@ class Owner:
         return self.folder == other.folder or _has_moved(self.folder, self.folder_identity, other.folder_identity)
 
     def is_gone(self) -> bool:
-        """Whether its notebook is not there any more."""
-        return os.path.isabs(self.notebook) and not os.path.exists(self.notebook)
+        """Whether its notebook is not there any more; what consoles are called is no file anyway."""
+        return self.notebook.endswith(".ipynb") and os.path.isabs(self.notebook) and not os.path.exists(self.notebook)
 
 
 def describe_owner(owner: Owner) -> str:

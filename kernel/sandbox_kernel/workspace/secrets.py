@@ -217,15 +217,15 @@ class Secrets:
         names = target.split("/")
         if any("/".join(names[:count]) in self.hidden for count in range(1, len(names) + 1)):
             return
-        self._targets.append(target)
-        for name in [name for name in self.folders if self._is_in_target(name)]:
+        for name in [name for name in self.folders if _is_in(name, target)]:
             self.folders.forget(name)
-        for name in [name for name in self.hidden if self._is_in_target(name)]:
+        for name in [name for name in self.hidden if _is_in(name, target)]:
             del self.hidden[name]
+        self._targets.append(target)
         self.hidden[target] = True
 
     def _is_in_target(self, name: str) -> bool:
-        return any(name == target or name.startswith(f"{target}/") for target in self._targets)
+        return any(_is_in(name, target) for target in self._targets)
 
     def _hide_linked(self, entries: list[tuple[int, str, str]]) -> None:
         """Hide the entries that are other names of hidden files."""
@@ -243,6 +243,10 @@ class Secrets:
             with suppress(OSError):
                 status = os.stat(path)
                 self._files.add((status.st_dev, status.st_ino), path)
+
+
+def _is_in(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(f"{folder}/")
 
 
 def _kind(entry: os.DirEntry[str]) -> int:

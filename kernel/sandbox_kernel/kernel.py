@@ -273,11 +273,11 @@ class Kernel(KernelQueue):
         for request in self._subshells.take_waiting():
             self._fail(request, error)
         self._drop_beside()
-        # A command that ends the sandbox says so itself; that it ended beside the command nobody would say.
-        failed = self.session.state is State.ERROR
-        if lost and self._used and (failed or self._command_cell is None):
+        # A command that ends the sandbox says so itself; that it ended beside the command nobody would say, nor why.
+        beside = self._command_cell is not None and self.session.state is State.ERROR
+        if lost and self._used and (beside or self._command_cell is None):
             fresh = SAME_SANDBOX if self.session.info.sandbox_id else OTHER_SANDBOX
-            why = f"{str(error).partition('. ')[0]}.\n" if failed else ""
+            why = f"{str(error).partition('. ')[0]}.\n" if beside else ""
             self._notice = f"{error}\n" if isinstance(error, SandboxTakenError) else why + fresh
         self._used = self._used and not lost
         if self._waiting:

@@ -20,7 +20,7 @@ help:
 	@echo "make lab      open that notebook in JupyterLab"
 	@echo "make test     install, and run all tests"
 	@echo "make lint     ruff, mypy, import-linter;  make format  applies ruff's part"
-	@echo "make chaos    10,000 cells through connections and processes that fail"
+	@echo "make chaos    10,000 cells through connections and processes that fail, a long one that nobody hears"
 	@echo "make proto    write the Python modules of executor.proto"
 	@echo "make bench    compare the kernel with ipykernel"
 	@echo "make wheel    build the wheel into dist/"

@@ -99,7 +99,8 @@ class ExecutorProcess:
     def config(self, owner: str = "ann", **options: Any) -> Config:
         """Return a configuration of the provider, for tests without a kernel process."""
         given = {"address": self.address, "key_file": self.key_file(owner), **options}
-        return Config(ExecutorProvider=given)
+        # Most tests look at an empty work folder; the notebook's has tests of its own.
+        return Config(ExecutorProvider=given, Workspace={"mode": "private"})
 
     def key_file(self, owner: str = "ann") -> str:
         """Return the path of a file with an owner's key."""

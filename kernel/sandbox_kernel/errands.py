@@ -95,7 +95,7 @@ class Errands:
         return self._numbers
 
     def _send(self, fields: dict[str, Any], data: Buffer | None, *, begins: bool) -> None:
-        if begins:
+        if begins and not self._link.answers:
             self._require_running()
         self._link.send_operation(fields, data)
 

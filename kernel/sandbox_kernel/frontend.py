@@ -32,6 +32,10 @@ ROOM_POLL = 0.005
 """Seconds between looks whether they have left."""
 STALLED_AFTER = 10.0
 """Seconds after which a front end that takes nothing is given up: it loses output, the others go on."""
+UNREACHED_AFTER = 10.0
+"""Seconds in which a front end that is asked something must have connected the socket for that."""
+REACH_INTERVAL = 0.02
+"""Seconds between looks whether it has."""
 REMEMBERED_SIGNATURES = 4096
 BATCH = 32
 
@@ -187,6 +191,8 @@ class Frontend:
             sock.router_handover = 1
             sock.sndhwm = 0
             self._sockets[channel] = sock
+        # Else a question to a front end that is only just connecting would be dropped without a word.
+        self._sockets["stdin"].router_mandatory = 1
         iopub = self._sockets["iopub"] = self._socket(zmq.XPUB)
         iopub.sndhwm = OUTPUT_QUEUE
         iopub.setsockopt(zmq.XPUB_NODROP, 1)
@@ -307,10 +313,25 @@ class Frontend:
         if self._closed:
             return
         frames: list[Buffer] = [*idents, DELIMITER, self._signer.sign(message), *message]
-        sock = self._sockets[channel]
-        _send(sock, frames)
+        self._send_to(self._sockets[channel], frames, self._now() + UNREACHED_AFTER if channel == "stdin" else 0.0)
+
+    def _send_to(self, sock: zmq.Socket[bytes], frames: list[Buffer], deadline: float) -> None:
+        """Send, or try again until the DEADLINE of a socket that says who cannot be reached."""
+        if self._closed:
+            return
+        try:
+            _send(sock, frames)
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EHOSTUNREACH:
+                raise
+            # Its sockets connect one after the other, and again so when the kernel process is a new one.
+            if self._now() < deadline:
+                self._loop.call_later(REACH_INTERVAL, self._send_to, sock, frames, deadline)
         if _events(sock) & zmq.POLLIN:
             self._poll_soon()
+
+    def _now(self) -> float:
+        return self._loop.time()
 
     def broadcast(self, topic: Buffer, message: Sequence[Buffer]) -> None:
         """Sign and send an output to every front end; keep it while they take nothing."""

@@ -62,6 +62,10 @@ class Kernel(KernelQueue):
         session.on_state = self._on_state
         session.idle_since = lambda: 0.0 if self._pending.cells else self._idle_since
         session.host_tools = LateTools(self._load_tools)
+        if session.folder.enabled:
+            from .progress import CopyProgress
+
+            session.folder.step = CopyProgress(self._cell_that_waits).step
         self.frontend.on_blocked = session.hold
         self.frontend.start(self.on_request)
         self.frontend.publish("status", {"execution_state": "starting"}, {})

@@ -133,6 +133,13 @@ class KernelQueue(KernelOutputs):
         later.deferred = True
         self._deferred.append(later)
 
+    def _cell_that_waits(self) -> CommandCell | None:
+        """Return where something can be shown that a person waits for: in a command, or in the first cell."""
+        if self._command_cell is not None:
+            return self._command_cell
+        first = next((request for request in self._waiting if request.is_cell and request.counts), None)
+        return CommandCell(self.frontend, self.session, first) if first is not None and first.busy else None
+
     def _call_for_sandbox(self, request: Request) -> None:
         if request.is_cell:
             # Front ends show that the cell has been taken.

@@ -27,6 +27,7 @@ from .link import envelope
 from .link.protocol import Buffer
 from .providers.base import Provider
 from .recording import Recorder
+from .session_folder import LEAVING, STOPPING
 from .session_info import SessionListener
 from .session_life import SessionLife
 from .shell_command import ShellCommand
@@ -104,7 +105,8 @@ class SandboxSession(SessionLife):
             self._recorder.notebook = notebook
             self._spawn(self._recorder.sign(self.idle_since()))
             left = self.capabilities.outlives_kernel and not self._taken_over and self._sandboxes().is_left()
-        return self._provider.belongs_to(notebook) or left
+        kept = self.folder.belongs_to(notebook, fresh=not self._taken_over)
+        return self._provider.belongs_to(notebook) or kept or left
 
     def be_called(self, name: str) -> None:
         """Take note which of the notebook's sessions this is, before it starts; "" for the ordinary one."""
@@ -131,10 +133,13 @@ class SandboxSession(SessionLife):
         if self._sandbox is None:
             return ""
         try:
-            return self._sandbox.before_cell()
+            return self._sandbox.before_cell() + self.folder.before_cell()
         except SandboxLostError as exc:
             self._fail(exc)
             raise
+
+    def _is_idle(self) -> bool:
+        return super()._is_idle() and self.idle_since() > 0
 
     def set_count(self, execution_count: int, inputs: list[str]) -> None:
         """Let the inner kernel go on counting at ``execution_count``; ``inputs`` were run elsewhere before it."""
@@ -160,16 +165,23 @@ class SandboxSession(SessionLife):
 
     async def stop(self, reason: str = "it was stopped") -> None:
         """Give the sandbox back. The session can be started again."""
+        if self._state is State.PAUSED and self.folder.enabled:
+            await self.resume()
+        lost = ""
         async with self._moving:
             if self._state in (State.INACTIVE, State.CLOSED):
                 return
             self._move(State.STOPPING)
             try:
+                if not await self.folder.keep(STOPPING):
+                    lost = self.folder.lost()
                 await self._close_sandbox()
             finally:
                 # Also where it cannot be reached: nothing here uses it any more.
                 self._move(State.INACTIVE)
-        self._listener.on_ended(SandboxLostError(f"The sandbox is gone: {reason}. The next cell starts a fresh one."))
+        self._listener.on_ended(
+            SandboxLostError(f"The sandbox is gone: {reason}. The next cell starts a fresh one.{lost}")
+        )
 
     async def detach(self) -> str:
         """Leave the sandbox, which goes on, for any kernel to attach to; return its id. Raises SandboxError."""
@@ -179,6 +191,7 @@ class SandboxSession(SessionLife):
         async with self._moving:
             sandbox_id = str(self._ids()["sandbox_id"])
             self._move(State.STOPPING)
+            await self.folder.keep(STOPPING)
             self._release(detached=True)
             self._drop(keep=True)
             self._move(State.INACTIVE)
@@ -244,6 +257,11 @@ class SandboxSession(SessionLife):
         """
         if self._state is State.CLOSED:
             return
+        if self._state is State.PAUSED and self.folder.enabled and not restart:
+            try:
+                await self.resume()
+            except SandboxKernelError as exc:
+                self._event("resume_failed", "warning", error=str(exc))
         self._move(State.CLOSED)
         try:
             await self._leave_sandbox(restart=restart)
@@ -255,6 +273,7 @@ class SandboxSession(SessionLife):
         for companion in self._companions.values():
             if inspect.iscoroutinefunction(close := getattr(companion, "close", None)):
                 await close()
+        self.folder.close()
         if self._tasks:
             # The records' last words; a task that hangs is not waited for.
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
@@ -272,7 +291,8 @@ class SandboxSession(SessionLife):
 
     async def _end_sandbox(self) -> None:
         ending = self.on_shutdown.get(self._provider.name, "close") if self.capabilities.outlives_kernel else "close"
-        if self._sandbox is None or ending == "close":
+        is_kept = await self.folder.keep(LEAVING)
+        if self._sandbox is None or (ending == "close" and is_kept):
             await self._close_sandbox()
             return
         if ending == "pause":

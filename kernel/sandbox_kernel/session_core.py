@@ -24,6 +24,7 @@ from .python_lives import PythonLives
 from .recording import Recorder
 from .retry import Retry, RetryPolicy
 from .session_files import LinkFiles
+from .session_folder import SessionFolder
 from .session_info import SessionInfo, SessionListener
 from .session_link import LinkListener, SessionLink
 from .session_settings import SessionSettings
@@ -68,9 +69,16 @@ class SessionCore(SessionSettings):
         )
         self._errands = Errands(self._link, self._require_running, self._ids)
         self._link_files = LinkFiles(self._errands.operations)
+        self.folder = SessionFolder(
+            self._provider, self._directory, self._errands.operations, self._event, lambda: self._link.lost_for
+        )
+        """The notebook's folder, where it is copied to the sandbox."""
         self._start: asyncio.Task[None] | None = None
         self._moving = asyncio.Lock()
+        self._started: asyncio.Event = asyncio.Event()
+        """An inner kernel has said that it is there."""
         self._ready: asyncio.Event = asyncio.Event()
+        """Cells may go to it."""
         self.dropped = 0
         """Events of the bridge that were broken."""
         self._lives = PythonLives()
@@ -181,7 +189,11 @@ class SessionCore(SessionSettings):
             guard=self.guard.description,
             notebook=self.notebook,
             error=self._error,
-            details={**(sandbox.describe() if sandbox else {}), **self._link.describe()},
+            details={
+                **(sandbox.describe() if sandbox else {}),
+                **(self.folder.describe() if sandbox else {}),
+                **self._link.describe(),
+            },
         )
 
     def __repr__(self) -> str:
@@ -227,7 +239,7 @@ class SessionCore(SessionSettings):
     @property
     def changes(self) -> WorkspaceChanges | None:
         """What cells changed in the notebook's folder; None where there is no sandbox, or it keeps no changes."""
-        return self._sandbox.changes if self._sandbox is not None else None
+        return self.folder.changes or (self._sandbox.changes if self._sandbox is not None else None)
 
     def _sandboxes(self) -> Takeover:
         """Return who finds the sandboxes that there are already."""
@@ -287,6 +299,7 @@ class SessionCore(SessionSettings):
         self._errands.on_lost()
         if self.host_tools is not None:
             self.host_tools.on_lost()
+        self.folder.leave(gone=not keep)
         self.attached = None
         self.used = False
         return sandbox

@@ -58,6 +58,7 @@ class SessionLife(SessionCore):
         began = time.monotonic()
         self._event("start")
         try:
+            self.folder.prepare(self.notebook)
             sandbox = await self._retry.run(self._obtain, self._log_retry)
             if self._state is not State.STARTING:
                 # Given up meanwhile; a cancellation can be lost in what it arrives together with.
@@ -67,6 +68,8 @@ class SessionLife(SessionCore):
             self._sandbox = sandbox
             self._created = time.time()
             await self._retry.run(lambda: self._open_link(sandbox), self._log_retry)
+            if self.folder.enabled:
+                await self._copy_folder(sandbox)
             await asyncio.wait_for(self._ready.wait(), self.startup_timeout)
         except asyncio.TimeoutError:
             self._fail(
@@ -100,11 +103,24 @@ class SessionLife(SessionCore):
             self._spawn(self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id))
         return sandbox
 
+    async def _copy_folder(self, sandbox: Sandbox) -> None:
+        """Have the notebook's folder in a sandbox before cells are let into it."""
+        await asyncio.wait_for(self._started.wait(), self.startup_timeout)
+        self._news += await self.folder.begin(sandbox, fresh=not self._taken_over, is_idle=self._is_idle)
+        # Its Python may have died and be renewed now.
+        await asyncio.wait_for(self._started.wait(), self.startup_timeout)
+        self._admit()
+
+    def _is_idle(self) -> bool:
+        """Whether no cell runs, and the sandbox could be asked something."""
+        return self.ready
+
     def _log_retry(self, attempt: int, delay: float, error: SandboxError) -> None:
         self._event("retry", "warning", attempt=attempt, delay=round(delay, 3), error=str(error))
 
     async def _open_link(self, sandbox: Sandbox) -> None:
         self._ready.clear()
+        self._started.clear()
         if self.capabilities.outlives_kernel:
             await self._link.open_lasting(
                 sandbox, longest_delay=self.reconnect_longest_delay, patience=self.reconnect_timeout
@@ -205,8 +221,14 @@ class SessionLife(SessionCore):
             return
         # Of a sandbox that was made for this session there is nothing to tell, whatever its bridge says.
         self.attached = event if self._taken_over and (event.count or event.open or event.missed) else None
-        self._ready.set()
         self._event("kernel_ready", life=event.life)
+        self._started.set()
+        if not (self.folder.enabled and self._state is State.STARTING):
+            self._admit()
+
+    def _admit(self) -> None:
+        """Let cells into the sandbox."""
+        self._ready.set()
         if self._state is State.STARTING:
             self._move(State.ACTIVE)
         self._listener.on_ready()
@@ -214,6 +236,7 @@ class SessionLife(SessionCore):
     def _on_died(self, code: int, stderr: str) -> None:
         was_ready = self._ready.is_set()
         self._ready.clear()
+        self._started.clear()
         if self._lives.end():
             # Whoever makes that up, it would fill the log.
             self._fail(SessionError(f"The sandbox's Python ended {MAX_LIVES} times within a minute.", **self._ids()))
@@ -293,7 +316,9 @@ class SessionLife(SessionCore):
         if sandbox is self._sandbox:
             self._fail(
                 SandboxLostError(
-                    f"The sandbox ended: {reason}. Its variables are gone; the next cell starts a fresh one.", **ids
+                    f"The sandbox ended: {reason}. Its variables are gone; the next cell starts a fresh one."
+                    f"{self.folder.lost()}",
+                    **ids,
                 )
             )
 

@@ -49,7 +49,12 @@ class SessionLink:
         self._channel: LinkChannel | Connection | None = None
         self._connection: Connection | None = None
         """The channel, where it is made again when it is lost."""
-        self._blocked = False
+        self._blocked = self._asleep = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether what is asked is answered: a sandbox that is paused hears nothing."""
+        return self.is_open and not self._asleep
 
     @property
     def is_open(self) -> bool:
@@ -66,9 +71,14 @@ class SessionLink:
         """Bytes of messages, urgent ones not counted, that have not left."""
         return self._channel.backlog if self._channel is not None else 0
 
+    @property
+    def lost_for(self) -> float | None:
+        """Seconds for which the connection has been lost; None while it is there."""
+        return self._connection.lost_for if self._connection is not None else None
+
     def describe(self) -> dict[str, str]:
         """Return rows for people."""
-        lost_for = self._connection.lost_for if self._connection is not None else None
+        lost_for = self.lost_for
         return {} if lost_for is None else {"connection": f"lost for {lost_for:.0f} s; it is made again"}
 
     # ---- its life
@@ -115,6 +125,7 @@ class SessionLink:
 
     def sleep(self, asleep: bool) -> None:
         """While the sandbox is paused nobody answers, so no connection is made."""
+        self._asleep = asleep
         if self._connection is not None:
             self._connection.sleep(asleep)
 

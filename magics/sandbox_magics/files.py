@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from sandbox_kernel.commands import CommandContext, require_approval
 from sandbox_kernel.errors import CommandError, InvocationError, NotFoundError, QuotaError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.progress import Progress, count_text, size_text
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
 from sandbox_kernel.workspace.place import refusal
 
 from .downloads import Arrival, Arrivals, Sorter, is_harmless
 from .host_folder import HostFolder
-from .progress import Progress, count_text, size_text
 from .registry import argument, command
 from .uploads import Choice, Chooser, HostFile
 

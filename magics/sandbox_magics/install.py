@@ -14,10 +14,10 @@ from pathlib import Path
 from sandbox_kernel.commands import CommandContext, require_approval
 from sandbox_kernel.errors import CommandError, SandboxError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.progress import Progress, count_text, size_text
 from sandbox_kernel.session import SandboxSession
 
 from .host_folder import HostFolder
-from .progress import Progress, count_text, size_text
 from .registry import argument, command
 from .uploads import Chooser
 from .wheels import Pip, Target, canonical, checked_requirement, read_requirements, target_of

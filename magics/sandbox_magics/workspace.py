@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from sandbox_kernel.commands import CommandContext, require_approval
 from sandbox_kernel.errors import CommandError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.progress import count_text, size_text
 from sandbox_kernel.providers.base import WorkspaceChanges
 from sandbox_kernel.workspace.changes import Action, Change, Kind
 from sandbox_kernel.workspace.folder import shown
@@ -23,7 +24,9 @@ MAX_TEXTS = 20
 """Files whose text is compared."""
 MAX_TEXT_LINES = 100
 """Lines of one file's diff."""
-_NAMED = 5
+MAX_NAMED = 5
+"""Files that a question names."""
+_ALSO_HERE = "changed on this machine, too"
 _SIGNS = {Action.ADD: "+", Action.CHANGE: "~", Action.REMOVE: "-"}
 _FILES = argument(
     "files",
@@ -70,42 +73,16 @@ async def apply(context: CommandContext, arguments: Namespace) -> None:
     context.write("\n".join([*_listing(chosen), ""]))
     if not possible:
         raise CommandError("Nothing of this can be applied.")
-    accepted = await _accepted(context, possible, changes.folder)
-    outcome = await changes.apply(accepted)
-    if len(accepted) < len(possible):
-        outcome.refused += [(change, "it was also changed on this machine") for change in possible if change.edited]
+    await require_approval(context, "apply", f"Make these changes in {shown(changes.folder)}?")
+    overwriting = await _may_overwrite(context, possible)
+    outcome = await changes.apply([change for change in possible if overwriting or not change.conflict])
+    if not overwriting:
+        outcome.refused += [(change, _ALSO_HERE) for change in possible if change.conflict]
     for change, why in outcome.refused:
         context.write(f"Not applied: {shown(change.path)}: {why}.\n", error=True)
     context.write(f"Applied: {_summary(outcome.done)}.\n")
     if outcome.refused:
         raise CommandError(f"{_count(len(outcome.refused))} not applied, as said above; nothing of them was written.")
-
-
-async def _accepted(context: CommandContext, possible: list[Change], folder: str) -> list[Change]:
-    """Return the changes that may be made. Raises CommandError if there are none.
-
-    What was also changed on this machine is asked for by itself, and no configuration allows it unasked.
-    """
-    edited = [change for change in possible if change.edited]
-    others = [change for change in possible if not change.edited]
-    if others or context.session.approval_of("apply") == "deny":
-        await require_approval(
-            context, "apply", f"Make {'these' if not edited else 'the other'} changes in {shown(folder)}?"
-        )
-    if not edited:
-        return possible
-    names = ", ".join(shown(change.path) for change in edited[:_NAMED])
-    more = f" and {len(edited) - _NAMED} more" if len(edited) > _NAMED else ""
-    question = f"{names}{more}: also changed on this machine since the sandbox's start. REPLACE this machine's version?"
-    try:
-        answer = await context.ask(f"{question} [y/N] ")
-    except CommandError:
-        answer = ""
-    if answer.strip().lower() in ("y", "yes"):
-        return possible
-    if not others:
-        raise CommandError(f"Nothing was done: {names}{more}: also changed on this machine, and nobody confirmed it.")
-    return others
 
 
 @command("discard", _FILES)
@@ -124,6 +101,41 @@ async def discard(context: CommandContext, arguments: Namespace) -> None:
     context.write(f"Discarded: {_summary(outcome.done)}.\n")
     if outcome.refused:
         raise CommandError(f"{_count(len(outcome.refused))} not discarded, as said above.")
+
+
+async def _may_overwrite(context: CommandContext, changes: Sequence[Change]) -> bool:
+    """Ask whether what was changed on this machine, too, is to be as in the sandbox. Nobody there means no."""
+    both = [change for change in changes if change.conflict]
+    if not both:
+        return True
+    names = ", ".join(shown(change.path) for change in both[:MAX_NAMED])
+    more = f" and {len(both) - MAX_NAMED} more" if len(both) > MAX_NAMED else ""
+    question = (
+        f"On this machine, too, {names}{more} changed since the sandbox got it. Take the sandbox's, and lose yours?"
+    )
+    try:
+        answer = await context.ask(f"{question} [y/N] ")
+    except CommandError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+@command("sync")
+async def sync(context: CommandContext, _: Namespace) -> None:
+    """Bring files that changed on this machine to a sandbox elsewhere, which has a copy of the notebook's folder.
+
+    Before each cell this is done for what is small. Files that cells changed stay as they are in the sandbox.
+    """
+    if context.session.state not in (State.ACTIVE, State.PAUSED):
+        await context.session.start()
+    sent = await context.session.folder.synchronise()
+    if sent is None:
+        context.write("This sandbox has no copy of the notebook's folder: there is nothing to bring.\n")
+        return
+    for path, why in sent.refused.items():
+        context.write(f"Not copied: {shown(path)}: {shown(why)}.\n", error=True)
+    size = size_text(sum(entry.size for entry in sent.entries.values()))
+    context.write(f"Copied to the sandbox: {count_text(len(sent.entries), 'change')}, {size}.\n")
 
 
 async def _changes(context: CommandContext) -> WorkspaceChanges:
@@ -162,9 +174,9 @@ def _line(change: Change) -> str:
         # Signatures of files have the mode third.
         could = change.action is Action.CHANGE and change.host is not None and change.host[2] & 0o100
         text += ", can be run" if change.mode & 0o100 else ", cannot be run any more" if could else ""
-    if change.refused:
-        return f"{text}  (never applied: {change.refused})"
-    return f"{text}  (also changed on this machine)" if change.edited else text
+    if change.conflict:
+        text += f"  ({_ALSO_HERE})"
+    return f"{text}  (never applied: {change.refused})" if change.refused else text
 
 
 async def _text(changes: WorkspaceChanges, change: Change) -> list[str]:

@@ -25,6 +25,16 @@ from tests.provider_suite.notebook import Notebook
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
 
 FLOOD = "import sys\nline = 'x' * 999 + '\\n'\nfor n in range(40): sys.stdout.write(line * 1000)"
+INTERRUPTED = """\
+import signal, time
+def note(*signal):
+    global there
+    there = time.time()
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, note)
+print('begun', flush=True)
+{code}
+"""
 FLUSHED = "import time\nfor n in range(20):\n    print(time.time(), flush=True); time.sleep(0.02)"
 
 
@@ -62,8 +72,10 @@ def near(folder: Path) -> None:
         show("lag of a flushed line", "ms", *([one for _ in range(5) for one in lag(front_end)] for front_end in pair))
         rates = [[rate(front_end) for front_end in pair] for _ in range(5)]
         show("output", "MB/s", *([row[index] for row in rates] for index in (0, 1)))
-        for name, code in (("sleep", "time.sleep(60)"), ("a flood", "\nwhile True: print('x' * 1000)")):
-            show(f"interrupt of {name}", "ms", *([interrupt(one, code) for _ in range(5)] for one in pair))
+        for name, code in (("sleep", "time.sleep(60)"), ("a flood", "while True: print('x' * 1000)")):
+            times = [[interrupt(one, code) for one in pair] for _ in range(8)]
+            show(f"interrupt of {name}: until it is there", "ms", *([row[one][0] for row in times] for one in (0, 1)))
+            show("  until all is shown", "ms", *([row[one][1] for row in times] for one in (0, 1)))
 
 
 def seconds(front_end: FrontEnd) -> float:
@@ -91,15 +103,19 @@ def rate(front_end: FrontEnd) -> float:
     return 40 / (time.perf_counter() - began)
 
 
-def interrupt(front_end: FrontEnd, code: str) -> float:
-    """Return how long an interrupt takes to end a cell, in milliseconds."""
-    cell = front_end.cell(f"import time\nprint('begun', flush=True)\n{code}")
+def interrupt(front_end: FrontEnd, code: str) -> tuple[float, float]:
+    """Return how long an interrupt takes to reach a cell, and the cell's last output the front end, in milliseconds.
+
+    What a flood had printed before the interrupt is still to be shown then: that takes as long as it takes.
+    """
+    cell = front_end.cell(INTERRUPTED.format(code=code))
     front_end.until(lambda: "begun" in cell.stream())
     time.sleep(0.3)
-    began = time.perf_counter()
+    began = time.time()
     front_end.send("interrupt_request", channel="control")
     front_end.finish(cell)
-    return 1000 * (time.perf_counter() - began)
+    ended = time.time()
+    return 1000 * (float(front_end.run("there").result) - began), 1000 * (ended - began)
 
 
 def far_away(folder: Path) -> None:

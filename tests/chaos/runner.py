@@ -103,7 +103,12 @@ class Chaos:
             "request_timeout": 3.0,
         }
         # Faults come a thousand times as often as elsewhere, and nobody is to be spared.
-        own = ("--SandboxSession.reconnect_longest_delay=0.2", "--SandboxSession.retry_delay=0.1")
+        # What ran is read in the work folder, which begins empty.
+        own = (
+            "--Workspace.mode=private",
+            "--SandboxSession.reconnect_longest_delay=0.2",
+            "--SandboxSession.retry_delay=0.1",
+        )
         self._arguments = [*own, *self.executor.arguments(**options)]
         self.kernel: KernelProcess = spawn(folder / "kernel", *self._arguments)
         self.front_end: FrontEnd = self.kernel.front_end()
@@ -146,8 +151,10 @@ class Chaos:
         self.front_end.finish(cell, timeout=PATIENCE)
         self._judge(number, lines, cell, kill=kill)
         if fault is not None and fault.kind in ENDING:
-            # Its sandbox has gone, and what was written there with it: also by the cell before, shown only now.
-            self._expected = {}
+            # Its sandbox has gone, and what was written there with it: also by the cell before, shown only now. A cell
+            # that has run nevertheless was still waiting for its sandbox, and ran in the one after.
+            ran = cell.status == "ok"
+            self._expected = {number: "run"} if ran else {}
             self._unseen = set()
             self._left = None
 

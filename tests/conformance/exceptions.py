@@ -45,9 +45,6 @@ EXCEPTIONS: dict[str, str] = {
 """Real differences from ipykernel, at most five. They are run all the same, and must fail: one that passes is none."""
 
 ELSEWHERE: dict[str, str] = {
-    "test_client.py::test_run_all_notebooks[Inline Image.ipynb-opts5]": (
-        "reads a file beside the notebook, which is not on the executor's machine"
-    ),
     "test_client.py::test_run_all_notebooks[Skip Exceptions with Cell Tags.ipynb-opts8]": (
         "names cells by an environment variable of the front end's, which is not the executor's"
     ),

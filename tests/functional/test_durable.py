@@ -27,6 +27,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
+of_the_records = pytest.mark.parametrize("world", ["keeper"], indirect=True)
+"""For tests of commands in a terminal, which know sandboxes by their records: whose these are makes no difference."""
+
+
 @contextmanager
 def quiet(kernel: KernelProcess) -> Iterator[FrontEnd]:
     """A front end of a kernel that complains of nothing."""
@@ -334,6 +338,7 @@ def test_reaper_stops_exactly_the_orphans(world: World) -> None:
     assert ids[1] not in {record.sandbox_id for record in world.records.all()}
 
 
+@of_the_records
 def test_terminal_shows_what_was_missed_and_leaves_the_sandbox(world: World) -> None:
     first = world.kernel()
     front_end = first.front_end()
@@ -350,6 +355,7 @@ def test_terminal_shows_what_was_missed_and_leaves_the_sandbox(world: World) -> 
     assert world.sandboxes == []
 
 
+@of_the_records
 def test_orphans_are_stopped_from_a_terminal_and_from_a_cell(world: World) -> None:
     first, second = world.kernel("a"), world.kernel("b", '--SandboxSession.approvals={"stop": "allow"}')
     first.front_end().run("x = 1")
@@ -367,6 +373,7 @@ def test_orphans_are_stopped_from_a_terminal_and_from_a_cell(world: World) -> No
     assert front_end.run("x").result == "2"
 
 
+@of_the_records
 def test_running_cell_is_detached_from_a_terminal(world: World) -> None:
     with quiet(world.kernel()) as front_end:
         cell = front_end.cell("x = 1\n" + COUNT.format(30))

@@ -27,7 +27,9 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecutorProce
 @pytest.fixture(scope="module")
 def shared(executor: ExecutorProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedKernel]:
     """A kernel for all tests after which the next cell works."""
-    kernel = SharedKernel(lambda: tmp_path_factory.mktemp("kernel"), *executor.arguments())
+    # The notebook's folder across the distance has tests of its own.
+    options = ["--Workspace.mode=private", *executor.arguments()]
+    kernel = SharedKernel(lambda: tmp_path_factory.mktemp("kernel"), *options)
     yield kernel
     kernel.end()
 
@@ -47,7 +49,7 @@ def shown(front_end: FrontEnd, line: str) -> str:
     return cell.stream() + "".join(content["data"]["text/plain"] for content in cell.contents("display_data"))
 
 
-def test_cells_run_in_an_empty_folder_elsewhere(notebook: FrontEnd) -> None:
+def test_cells_run_elsewhere(notebook: FrontEnd) -> None:
     cell = notebook.run("print('out', flush=True); print('err', file=sys.stderr)\nos.listdir('.')")
     cell.assert_ended_once()
     assert (cell.stream(), cell.stream("stderr"), cell.result) == ("out\n", "err\n", "[]")

@@ -113,7 +113,8 @@ def test_sandboxes_of_others_and_unknown_ones_are_the_same(executor: ExecutorPro
 
 
 def test_a_large_file_over_the_quota_is_told_and_leaves_nothing(executor: ExecutorProcess, tmp_path: Path) -> None:
-    with running(tmp_path, *executor.arguments()) as kernel:
+    # Without a copy of the folder the work folder is empty.
+    with running(tmp_path, "--Workspace.mode=private", *executor.arguments()) as kernel:
         with (tmp_path / "large.bin").open("wb") as file:
             file.truncate(GIB)
         front_end = kernel.front_end()

@@ -113,6 +113,20 @@ def test_a_password_is_asked_for_as_one(notebook: FrontEnd) -> None:
     assert notebook.finish(cell).result == "4"
 
 
+def test_a_front_end_whose_stdin_socket_connects_last_is_asked_all_the_same(kernel: KernelProcess) -> None:
+    late = kernel.front_end()
+    stdin = late.client.stdin_channel.socket
+    place = stdin.last_endpoint
+    stdin.disconnect(place)
+    cell = late.cell("print('begun', flush=True)\ninput('who? ')")
+    late.until(lambda: "begun" in cell.stream())
+    late.drain()
+    stdin.connect(place)
+    late.until(lambda: bool(cell.questions))
+    late.answer("you")
+    assert late.finish(cell).result == "'you'"
+
+
 def test_input_where_nobody_can_answer_is_an_error(notebook: FrontEnd) -> None:
     assert notebook.run("input()", allow_stdin=False).error["ename"] == "StdinNotImplementedError"
 

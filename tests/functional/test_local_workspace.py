@@ -167,20 +167,20 @@ async def test_what_was_also_changed_on_the_host_since_the_start_is_marked(folde
         (folder / "sub/new-here").write_text("new\n")
         changes = await read(sandbox)
         edited = {"replaced.txt", "gone.txt", "both", "sub/new-here"}
-        assert {path for path, change in changes.items() if change.edited} == edited
+        assert {path for path, change in changes.items() if change.conflict} == edited
         assert {path for path, change in changes.items() if change.refused} == {"sub/new-here"}
         assert set(await apply(sandbox, "sub/deep.txt", "sub/new-here", "sub", "both")) == {"sub/new-here", "sub"}
         assert (folder / "sub/new-here").read_text() == "new\n"
         assert (folder / "both").read_text() == "cell\n"
         # What was applied is the same on both sides, until somebody changes it again.
         await inside.run("open('both', 'a').write('again\\n')")
-        assert not (await read(sandbox))["both"].edited
+        assert not (await read(sandbox))["both"].conflict
         (folder / "both").write_text("edited again\n")
-        assert (await read(sandbox))["both"].edited
+        assert (await read(sandbox))["both"].conflict
     # What cells changed in an earlier sandbox was changed before the next one's start.
     async with started() as (sandbox, inside):
         changes = await read(sandbox)
-        assert {path for path, change in changes.items() if change.edited} == edited
+        assert {path for path, change in changes.items() if change.conflict} == edited
         assert sandbox.changes is not None
         outcome = await sandbox.changes.discard([changes[path] for path in ("replaced.txt", "gone.txt")])
         assert outcome.refused == []

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 from sandbox_kernel.workspace.layers import remove_tree
 from tests.emulators.bedrock import KEYS, bedrock
+from tests.executor_process import serving
 
 from .client import kernel_environment
 
@@ -26,6 +27,7 @@ KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 PLAIN = "any-notebook"
 GENERATE = "generate"
+DURABLE = "durable"
 CELL_TIMEOUT = 120
 
 ALLOWED = 'c.SandboxSession.approvals = {"apply": "allow", "discard": "allow"}'
@@ -35,6 +37,12 @@ c.BedrockModel.endpoint_url = "{}"
 c.BedrockModel.region = "us-east-1"
 """
 """A user whose models are emulated."""
+EXECUTOR = """\
+c.SandboxSession.provider = "executor"
+c.ExecutorProvider.address = "{}"
+c.ExecutorProvider.key_file = "{}"
+"""
+"""A user with an executor."""
 written: dict[str, set[str]] = {}
 """By notebook, the files that are there after it was executed and were not before."""
 
@@ -54,7 +62,7 @@ def executed(path: Path) -> NotebookNode:
     notebook = read(path)
     # A copy of the folder, because a notebook may write to it and JupyterLab leaves its own files there, and Jupyter's
     # folders of a user who allows that.
-    with TemporaryDirectory(dir="/var/tmp") as place, ExitStack() as models:
+    with TemporaryDirectory(dir="/var/tmp") as place, ExitStack() as services:
         folder = Path(place, "notebooks")
         folder.mkdir()
         for each in NOTEBOOKS:
@@ -65,7 +73,12 @@ def executed(path: Path) -> NotebookNode:
         if path.stem == GENERATE:
             environment |= {"AWS_ACCESS_KEY_ID": KEYS, "AWS_SECRET_ACCESS_KEY": "of the emulator"}
             Path(place, "config/jupyter_sandbox_config.py").write_text(
-                MODEL.format(models.enter_context(bedrock()).url)
+                MODEL.format(services.enter_context(bedrock()).url)
+            )
+        elif path.stem == DURABLE:
+            executor = services.enter_context(serving(Path(place, "executor")))
+            Path(place, "config/jupyter_sandbox_config.py").write_text(
+                EXECUTOR.format(executor.address, executor.key_file())
             )
         resources = {"metadata": {"path": str(folder)}}
         client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=kernel_of(path), resources=resources)
@@ -96,7 +109,8 @@ def test_notebook_is_stored_without_outputs_and_for_its_kernel(path: Path) -> No
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# Whoever attaches a sandbox goes on with its numbers.
+@pytest.mark.parametrize("path", [one for one in NOTEBOOKS if one.stem != DURABLE], ids=lambda path: path.stem)
 def test_notebook_runs_and_counts_its_cells(path: Path) -> None:
     code = [cell for cell in executed(path).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -149,7 +163,8 @@ def test_quickstart_shows_widgets(outputs: Callable[[str], list[NotebookNode]]) 
 def test_quickstart_pauses_and_goes_on_with_its_variables(text: Callable[[str], str]) -> None:
     assert "is paused" in text("pause")
     assert "paused" in text("paused-status").split()
-    assert text("after-pause") == "'still here'"
+    notice = "The sandbox was paused and goes on: variables, files and packages are kept.\n"
+    assert text("after-pause") == f"{notice}'still here'"
     assert "active" in text("status").split()
 
 
@@ -220,6 +235,22 @@ def test_generate_writes_runs_refines_and_corrects_code() -> None:
     assert text_of(GENERATE, "history").count("generate") == 3
     assert "5 entries" in text_of(GENERATE, "forget")
     assert text_of(GENERATE, "models").count("Amazon Bedrock") == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the executor runs on Linux")
+def test_durable_leaves_its_sandbox_and_comes_back() -> None:
+    pytest.importorskip("grpc")
+    text = partial(text_of, DURABLE)
+    assert "executor" in text("status").split()
+    assert text("compute") == "computed 332833500\n"
+    sandbox_id = text("detach").split()[2]
+    assert f"%sandbox attach {sandbox_id}" in text("detach")
+    assert "detached" in text("list")
+    assert f"The sandbox {sandbox_id} is attached" in text("attach")
+    assert text("after") == "still 332833500 - and the work went on: True\n"
+    assert "computed 332833500\n" in text("replay")
+    assert text("after-restart").endswith("False 332833500\n")
+    assert "is stopped" in text("stop")
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,8 @@ class Ran:
 class Notebook:
     """Listens to a session, and sends cells to its sandbox."""
 
-    def __init__(self, provider: Provider, folder: Path) -> None:
-        log = EventLog(path=str(folder / "session.log"))
+    def __init__(self, provider: Provider, folder: Path, log_folder: Path) -> None:
+        log = EventLog(path=str(log_folder / "session.log"))
         self.session = SandboxSession(self, provider=provider, log=log, directory=folder)
         self.cells: dict[str, Ran] = {}
         self.ended: list[SandboxKernelError] = []
@@ -117,9 +117,9 @@ class Notebook:
 
 
 @asynccontextmanager
-async def opened(provider: Provider, folder: Path) -> AsyncIterator[Notebook]:
-    """Give a notebook whose sandbox has started."""
-    notebook = Notebook(provider, folder)
+async def opened(provider: Provider, folder: Path, log_folder: Path | None = None) -> AsyncIterator[Notebook]:
+    """Give a notebook whose sandbox has started; its log is in its folder, or in another one."""
+    notebook = Notebook(provider, folder, log_folder or folder)
     await notebook.session.start()
     try:
         yield notebook

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,22 @@ class ProviderSuite:
         folder.mkdir()
         async with opened(provider, folder) as made:
             yield made
+
+    @pytest.fixture
+    def make_with_folder(self) -> Callable[[Path], Provider]:
+        """Return what makes a provider whose sandboxes show the notebook's folder, with layers in the folder given."""
+        pytest.skip("this provider's sandboxes do not show the notebook's folder")
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A notebook's folder, which is the working directory."""
+        path = tmp_path / "project"
+        (path / "sub").mkdir(parents=True)
+        (path / "data.csv").write_text("a,b\n")
+        (path / "sub/file").write_text("mine")
+        (path / ".env").write_text("TOKEN=1")
+        monkeypatch.chdir(path)
+        return path
 
     # ---- lifecycle
 
@@ -180,6 +196,66 @@ class ProviderSuite:
         found = notebook.session.files.list("*", limit=10)
         with pytest.raises(QuotaError, match="more than 10"):
             await anext(found_after(found, 11))
+
+    # ---- the notebook's folder
+
+    async def test_cells_read_beside_the_notebook_and_see_no_secrets(
+        self, make_with_folder: Callable[[Path], Provider], folder: Path, tmp_path: Path
+    ) -> None:
+        async with opened(make_with_folder(tmp_path / "layers"), folder, tmp_path) as notebook:
+            cell = await notebook.run(
+                "import os\nopen('data.csv').read(), open('sub/file').read(), sorted(os.listdir())"
+            )
+            assert cell.value == "('a,b\\n', 'mine', ['data.csv', 'sub'])"
+            (folder / "later.txt").write_text("later")
+            (folder / "id_rsa").write_text("key")
+            notebook.session.before_cell()
+            assert (await notebook.run("sorted(os.listdir())")).value == "['data.csv', 'later.txt', 'sub']"
+
+    async def test_changes_wait_for_the_user(
+        self, make_with_folder: Callable[[Path], Provider], folder: Path, tmp_path: Path
+    ) -> None:
+        async with opened(make_with_folder(tmp_path / "layers"), folder, tmp_path) as notebook:
+            await notebook.run(
+                "import os\nopen('data.csv', 'a').write('1,2\\n'); os.remove('sub/file'); os.mkdir('new')\n"
+                "open('new/file', 'w').write('n'); open('.env', 'w').write('mine'); os.mkfifo('fifo')"
+            )
+            assert (folder / "data.csv").read_text() == "a,b\n"
+            workspace = notebook.session.changes
+            assert workspace is not None
+            found = {change.path: change for change in await workspace.read()}
+            assert {path: (one.action.value, one.kind.value, bool(one.refused)) for path, one in found.items()} == {
+                "data.csv": ("changed", "file", False),
+                "sub/file": ("removed", "file", False),
+                "new": ("added", "folder", False),
+                "new/file": ("added", "file", False),
+                ".env": ("added", "file", True),
+                "fifo": ("added", "other", True),
+            }
+            assert await workspace.texts(found["data.csv"]) == (b"a,b\n", b"a,b\n1,2\n")
+            outcome = await workspace.discard([found["sub/file"]])
+            assert outcome.refused == []
+            assert (await notebook.run("open('sub/file').read()")).value == "'mine'"
+            wanted = ("data.csv", "new", "new/file")
+            outcome = await workspace.apply([one for one in await workspace.read() if one.path in wanted])
+            assert outcome.refused == []
+            assert (folder / "data.csv").read_text() == "a,b\n1,2\n"
+            assert (folder / "new/file").read_text() == "n"
+            assert (folder / ".env").read_text() == "TOKEN=1"
+            assert {change.path for change in await workspace.read()} == {".env", "fifo"}
+
+    async def test_what_was_not_applied_is_there_in_the_next_sandbox(
+        self, make_with_folder: Callable[[Path], Provider], folder: Path, tmp_path: Path
+    ) -> None:
+        async with opened(make_with_folder(tmp_path / "layers"), folder, tmp_path) as notebook:
+            await notebook.run("import os\nopen('data.csv', 'w').write('cell'); os.remove('sub/file')")
+            await notebook.session.stop()
+            await notebook.session.start()
+            assert (await notebook.run("import os\nopen('data.csv').read(), os.listdir('sub')")).value == "('cell', [])"
+            workspace = notebook.session.changes
+            assert workspace is not None
+            assert {change.path for change in await workspace.read()} == {"data.csv", "sub/file"}
+            assert (folder / "data.csv").read_text() == "a,b\n"
 
     # ---- commands
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 if sys.platform != "linux":
     pytest.skip("the executor runs on Linux", allow_module_level=True)
 pytest.importorskip("grpc")
+
+from traitlets.config import Config
 
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from tests.executor_process import ExecutorProcess, serving
@@ -30,3 +33,12 @@ class TestExecutorProvider(ProviderSuite):
     @pytest.fixture
     def provider(self, executor: ExecutorProcess) -> ExecutorProvider:
         return ExecutorProvider(config=executor.config())
+
+    @pytest.fixture
+    def make_with_folder(self, executor: ExecutorProcess) -> Callable[[Path], ExecutorProvider]:
+        def make(layers: Path) -> ExecutorProvider:
+            config = executor.config()
+            config.Workspace = Config(layers=str(layers))
+            return ExecutorProvider(config=config)
+
+        return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("the local provider runs on Linux", allow_module_level=True)
 
+from sandbox_kernel.providers.local import bubblewrap
 from sandbox_kernel.providers.local.provider import LocalProvider
+from sandbox_kernel.workspace.layers import remove_tree
 from sandbox_kernel.workspace.settings import Workspace
 
 from .suite import ProviderSuite
@@ -25,3 +28,20 @@ class TestLocalProvider(ProviderSuite):
         # The suite looks at an empty work folder; the notebook's has tests of its own.
         provider.workspace = Workspace(mode="private")
         return provider
+
+    @pytest.fixture
+    def make_with_folder(self, tmp_path: Path) -> Iterator[Callable[[Path], LocalProvider]]:
+        if not any(binary.overlays for binary in bubblewrap.find()):
+            pytest.skip("needs a bubblewrap that can mount overlays")
+        made = []
+
+        def make(layers: Path) -> LocalProvider:
+            provider = LocalProvider(work_root=str(tmp_path))
+            provider.workspace = Workspace(layers=str(layers))
+            made.append((provider, layers))
+            return provider
+
+        yield make
+        for provider, layers in made:
+            provider.notebook.close()
+            remove_tree(str(layers))

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from sandbox_kernel.errors import CommandError, QuotaError
+from sandbox_kernel.progress import count_text, size_text
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
 from sandbox_kernel.workspace.patterns import Patterns
 from sandbox_kernel.workspace.settings import HIDDEN
 from sandbox_magics.downloads import Arrivals, Sorter, is_harmless, matches_pattern
 from sandbox_magics.files import _fetch, _inside
 from sandbox_magics.host_folder import HostFolder
-from sandbox_magics.progress import count_text, size_text
 from sandbox_magics.uploads import Chooser
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox_kernel import kernel
+from sandbox_kernel import kernel_outputs
 from sandbox_kernel.bridge_events import MAX_EVENT, read_event
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.link import envelope, protocol
@@ -246,7 +246,7 @@ def test_a_cell_with_a_broken_reply_has_one_that_can_be_read(content: bytes) -> 
 
 
 def test_a_cell_without_a_reply_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "REPLY_GRACE", 0.0)
+    monkeypatch.setattr(kernel_outputs, "REPLY_GRACE", 0.0)
 
     async def attack(bridge: HostileBridge) -> None:
         header = json.dumps({"msg_id": "i", "msg_type": "status", "version": "5.4"}).encode()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any, Union
 
+from sandbox_kernel.bridge.copies import Digests, Packing, Unpacking, contents
 from sandbox_kernel.bridge.passage import Passage
 from sandbox_kernel.bridge.paths import described, inside, matches, with_insides
 from sandbox_kernel.link.protocol import FRAME_SIZE, Buffer
@@ -148,14 +149,16 @@ class Walking:
         """Forget it."""
 
 
-Operation = Union[Reading, Writing, Walking, Passage]
+Operation = Union[Reading, Writing, Walking, Passage, Packing, Unpacking]
 
 
 class FileOperations:
     """The operations under way, by the kernel process's numbers for them."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, digests: Digests | None = None) -> None:
+        """``digests`` are those of files that were told before."""
         self._emit = emit
+        self._digests = digests or Digests()
         self._operations: dict[int, Operation] = {}
 
     @property
@@ -192,7 +195,7 @@ class FileOperations:
             self._end(number)
 
     def _begin(self, number: int, command: dict[str, Any]) -> None:
-        operation = started(command)
+        operation = started(command, self._digests)
         self._operations[number] = operation
         self._emit({"id": number, **operation.greeting}, b"")
 
@@ -200,8 +203,11 @@ class FileOperations:
         op = command["op"]
         if op == "file-cancel":
             self._end(number)
-        elif op == "file-credit" and isinstance(operation, (Reading, Passage)):
+        elif op == "file-credit" and isinstance(operation, (Reading, Passage, Packing)):
             operation.allow(command["size"])
+        elif op == "file-data" and isinstance(operation, Unpacking):
+            operation.take(command, data)
+            self._step(number, operation)
         elif op == "file-data" and isinstance(operation, Passage):
             operation.take(data)
             self._step(number, operation)
@@ -237,11 +243,22 @@ class FileOperations:
             self._emit({"id": number, "end": True, "code": code, "reason": reason}, b"")
 
 
-def started(command: dict[str, Any]) -> Operation:
+def started(command: dict[str, Any], digests: Digests) -> Operation:
     """Return the operation that a command asks for. Raises OSError or OperationError."""
-    if command["do"] == "pass":
-        return Passage(command["credit"])
-    path = os.path.expanduser(command["path"])
+    match command["do"]:
+        case "pass":
+            return Passage(command["credit"])
+        case "contents":
+            return Walking(contents(digests, command["limit"], command["largest"]))
+        case "pack":
+            return Packing(command["paths"], command["credit"])
+        case "unpack":
+            return Unpacking(digests)
+        case _:
+            return _started_at(os.path.expanduser(command["path"]), command)
+
+
+def _started_at(path: str, command: dict[str, Any]) -> Operation:
     match command["do"]:
         case "read":
             return Reading(path, command["credit"])

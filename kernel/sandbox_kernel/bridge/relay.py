@@ -14,6 +14,7 @@ import zmq
 
 from sandbox_kernel.bridge import packages
 from sandbox_kernel.bridge.commands import ShellCommand
+from sandbox_kernel.bridge.copies import Digests
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
 from sandbox_kernel.bridge.tool_sockets import ToolSockets
@@ -76,6 +77,7 @@ class Bridge:
         self._polling_iopub = False
         self._commands: dict[int, ShellCommand] = {}
         self._polling_commands = True
+        self._digests = Digests()
         self._files = self._new_files()
         self._tools = ToolSockets(self._poller, lambda number, frame: self._event("tool", frame, connection=number))
         self._tools.listen(inner.tools)
@@ -165,7 +167,7 @@ class Bridge:
             self._event("died", exit=self._inner.exit_code(), life=self._lives, stderr="")
 
     def _new_files(self) -> FileOperations:
-        return FileOperations(lambda said, data: self._event("operation", data, **said))
+        return FileOperations(lambda said, data: self._event("operation", data, **said), self._digests)
 
     def _flush(self) -> None:
         self._wire.flush()

@@ -39,6 +39,7 @@ COMMANDS = {
     "start": (),
     "status": ("--log",),
     "stop": ("--all", "--orphans"),
+    "sync": (),
     "tool": ("--json", "--timeout", "--background", "--version", "--artifact", "--all"),
     "tools": ("--all",),
     "upload": ("--to",),

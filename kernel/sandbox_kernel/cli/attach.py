@@ -52,6 +52,8 @@ async def _follow(make: type[SandboxSession], config: Any, sandbox_id: str, *, f
     log = EventLog(config=config)
     session = make(screen, config=config, log=log, recorder=Recorder(log))
     screen.session = session
+    # A terminal has no notebook whose folder could be there.
+    session.folder.enabled = False
     try:
         await session.attach(sandbox_id, force=force)
         await screen.show()

@@ -105,8 +105,8 @@ class Calls:
             await self._serve(method, context, lambda caller: function(caller, CallStream(context)))
 
         serializers: dict[str, Any] = {
-            "request_deserializer": method.request.FromString,
-            "response_serializer": method.reply.SerializeToString,
+            "request_deserializer": method.request_codec[1],
+            "response_serializer": method.reply_codec[0],
         }
         if method.streams_requests:
             return grpc.stream_stream_rpc_method_handler(conversation, **serializers)

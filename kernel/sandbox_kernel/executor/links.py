@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sandbox_kernel.executor_api import executor_pb2 as pb
+from sandbox_kernel.executor_api.link_chunks import data_chunk
 from sandbox_kernel.executor_api.protocol import LINK_CHUNK
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ LEAST = 0.1
 class Stream(Protocol):
     """A call that streams both ways."""
 
-    async def read(self) -> pb.LinkChunk | None:
-        """Return the next chunk; None when the client sends no more."""
+    async def read(self) -> memoryview | pb.LinkChunk | None:
+        """Return the next chunk (see link_chunks.py); None when the client sends no more."""
 
-    async def write(self, chunk: pb.LinkChunk) -> None:
+    async def write(self, chunk: bytes | pb.LinkChunk) -> None:
         """Send a chunk; returns when there is room for another one."""
 
 
@@ -71,7 +72,7 @@ class Relay:
             self._hosted.close_link(self)
         await self._write(pb.LinkChunk(close=close))
 
-    async def _write(self, chunk: pb.LinkChunk) -> None:
+    async def _write(self, chunk: bytes | pb.LinkChunk) -> None:
         async with self._writing:
             await self._stream.write(chunk)
         self._said = asyncio.get_running_loop().time()
@@ -106,23 +107,27 @@ class Relay:
             while count := await loop.sock_recv_into(sock, view):
                 self._hosted.touch()
                 counter.inc(count)
-                await self._write(pb.LinkChunk(data=bytes(view[:count])))
+                await self._write(data_chunk((view[:count],)))
 
     async def _up(self, sock: socket.socket) -> None:
         loop, counter = asyncio.get_running_loop(), self._metrics.link_bytes.labels("in")
         while (chunk := await self._listen()) is not None:
-            if not chunk.HasField("data"):
+            if isinstance(chunk, memoryview):
+                data: bytes | memoryview = chunk
+            elif chunk.HasField("data"):
+                data = chunk.data
+            else:
                 continue
             self._hosted.touch()
             await self._hosted.wake()
-            counter.inc(len(chunk.data))
+            counter.inc(len(data))
             try:
-                await loop.sock_sendall(sock, chunk.data)
+                await loop.sock_sendall(sock, data)
             except OSError:
                 # The other task finds the end, and its reason.
                 await asyncio.Event().wait()
 
-    async def _listen(self) -> pb.LinkChunk | None:
+    async def _listen(self) -> memoryview | pb.LinkChunk | None:
         loop = asyncio.get_running_loop()
         self._heard, self._listening = loop.time(), True
         try:

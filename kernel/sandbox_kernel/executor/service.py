@@ -175,7 +175,7 @@ class Service:
     async def link(self, caller: Caller, stream: CallStream) -> None:
         """Carry a link's bytes."""
         first = await stream.read()
-        if first is None or not first.HasField("open"):
+        if not isinstance(first, pb.LinkChunk) or not first.HasField("open"):
             raise InvocationError("A link begins with the name of its sandbox.")
         hosted = await self._find(caller, first.open.sandbox_id)
         await self._sandboxes.wake(hosted)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from . import executor_pb2 as pb
+from . import link_chunks
 
 PROTOCOL = 1
 """Raised by a change that the other end has to know of. Both ends must have the same."""
@@ -39,6 +42,9 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 """gRPC's options at both ends."""
 
 
+Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
+
+
 @dataclass(frozen=True)
 class Method:
     """One method of the service, as `executor.proto` has it."""
@@ -53,6 +59,22 @@ class Method:
     def path(self) -> str:
         """How gRPC names it."""
         return f"/{SERVICE}/{self.name}"
+
+    @property
+    def request_codec(self) -> Codec:
+        """Serializer and deserializer of its requests."""
+        return _codec(self.request)
+
+    @property
+    def reply_codec(self) -> Codec:
+        """Serializer and deserializer of its replies."""
+        return _codec(self.reply)
+
+
+def _codec(message: type[Message]) -> Codec:
+    if message is pb.LinkChunk:
+        return link_chunks.serialize, link_chunks.parse
+    return message.SerializeToString, message.FromString
 
 
 def _methods() -> dict[str, Method]:

@@ -38,6 +38,8 @@ class Capabilities:
     billed: bool = False
     """Creating one costs money, so only a cell that a person ran may do it; others are warmed in the background."""
     network: bool = False
+    distant: bool = False
+    """Its sandboxes do not share this machine's disk: the session copies the notebook's folder to them and back."""
     languages: tuple[str, ...] = ("python",)
 
 

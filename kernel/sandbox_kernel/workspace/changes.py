@@ -68,10 +68,10 @@ class Change:
     host: tuple[int, ...] | None = None
     """Its state on the host when it was compared; None if it is not there."""
     opaque: bool = False
-    edited: bool = False
-    """Whether it was also changed on this machine since the sandbox's start, and so cells may not have seen that."""
     refused: str = ""
     """Why it is never applied, as a clause."""
+    conflict: bool = False
+    """It was changed on the host, too, since the sandbox got it, or has begun to show it."""
 
 
 def signature(status: os.stat_result | None) -> tuple[int, ...] | None:
@@ -100,10 +100,11 @@ def is_opaque(folder: int) -> bool:
 class ChangeReader:
     """Compares one layer with the host's folder. Blocking: to be called in a thread, while no cell writes."""
 
-    def __init__(self, layer: Layer, secrets: Secrets, largest_file: int) -> None:
+    def __init__(self, layer: Layer, secrets: Secrets, largest_file: int, bases: Bases | None = None) -> None:
+        """``bases`` say what is a conflict; without them nothing is."""
         self._layer, self._secrets, self._largest_file = layer, secrets, largest_file
         self._applied = layer.applied()
-        self._bases = Bases(layer)
+        self._bases = bases
         self._count = 0
 
     def read(self) -> list[Change]:
@@ -152,6 +153,9 @@ class ChangeReader:
         kind = _kind(before) if is_whiteout(status) and before is not None else _kind(status)
         return Change(path, action, kind, host=signature(before), refused=_cannot_be_read(error))
 
+    def _is_newer(self, path: str, status: os.stat_result) -> bool:
+        return self._bases is not None and self._bases.is_newer(path, status)
+
     def _counted(self) -> None:
         self._count += 1
         if self._count > MAX_CHANGES:
@@ -187,7 +191,7 @@ class ChangeReader:
         content, target, refused = "", "", ""
         if kind is Kind.LINK:
             target = os.readlink(name, dir_fd=folder)
-            refused = _leads_out(path, target)
+            refused = leads_out(path, target)
         elif kind is Kind.OTHER:
             refused = "it is a device, a pipe or a socket"
         elif kind is Kind.FILE and status.st_size > self._largest_file:
@@ -213,8 +217,8 @@ class ChangeReader:
             layer=tuple(_own(status)),
             host=signature(before),
             opaque=kind is Kind.FOLDER and before is None,
-            edited=before is not None and self._bases.is_newer(path, before),
             refused=refused,
+            conflict=before is not None and self._is_newer(path, before),
         )
 
     def _removed(
@@ -239,13 +243,15 @@ class ChangeReader:
                         yield from self._removed(folder, inner, f"{path}/{inner}", around=True)
             except OSError as exc:
                 refused = _cannot_be_read(exc)
-        edited = kind is not Kind.FOLDER and self._bases.is_newer(path, status)
-        if edited and around and not refused:
+        conflict = kind is not Kind.FOLDER and self._is_newer(path, status)
+        if conflict and around and not refused:
             refused = "it was changed on this machine after the sandbox's start, and cells removed only its folder"
         self._counted()
         size = status.st_size if kind is Kind.FILE else 0
         host_state = signature(status)
-        yield Change(path, Action.REMOVE, kind, size=size, layer=own, host=host_state, edited=edited, refused=refused)
+        yield Change(
+            path, Action.REMOVE, kind, size=size, layer=own, host=host_state, refused=refused, conflict=conflict
+        )
 
 
 def _own(status: os.stat_result) -> list[int]:
@@ -290,7 +296,7 @@ def _is_equal(change: Change, host: int | None, name: str, before: os.stat_resul
         os.close(descriptor)
 
 
-def _leads_out(path: str, target: str) -> str:
+def leads_out(path: str, target: str) -> str:
     """Return why a link is not applied; "" if it leads to a place in the folder, whatever the links on its way do."""
     names = [name for name in target.split("/") if name not in ("", ".")]
     ups = len([name for name in names if name == ".."])

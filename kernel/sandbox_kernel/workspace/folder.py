@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from .bases import Bases
 from .layers import Layer, LayerStore, TryLock
 from .owners import Owner
 from .patterns import Patterns
@@ -69,8 +68,6 @@ class NotebookFolder:
             return
         if self.mode == "overlay" and self.layer is None:
             self._open_layer()
-        if self.layer is not None:
-            Bases(self.layer).begin()
         hidden = (*own, self.settings.layers)
         secrets = Secrets(
             self.folder,
@@ -123,8 +120,9 @@ class NotebookFolder:
 
     def take_over(self, layer: Layer) -> bool:
         """Go on with another layer in the next sandbox; return False if somebody uses it."""
-        if not self.store.take(layer, self.owner):
+        if not self.store.take(layer):
             return False
+        layer.belong(self.owner)
         self.close()
         self.layer = layer
         self._greeting, self._further = _KEPT, ""

@@ -21,6 +21,7 @@ from .owners import Owner
 
 _META = "layer.json"
 _APPLIED = "applied.json"
+_FOLLOWED = "followed.json"
 _LOCK_TIMEOUT = 3.0
 """Seconds in which the sandbox of a kernel process that was killed gives its layer back."""
 _DAY = 86400.0
@@ -100,6 +101,15 @@ class Layer:
         """Remember what was applied."""
         write_json(os.path.join(self.path, _APPLIED), signatures)
 
+    def mark(self) -> str:
+        """Return which sandbox elsewhere it follows; "" if none was told."""
+        content = read_json(os.path.join(self.path, _FOLLOWED))
+        return content if isinstance(content, str) else ""
+
+    def set_mark(self, name: str) -> None:
+        """Remember which sandbox elsewhere it follows."""
+        write_json(os.path.join(self.path, _FOLLOWED), name)
+
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
         if self.lock >= 0:
@@ -132,10 +142,10 @@ class LayerStore:
         if layer is not None:
             return layer
         for empty in self.all():
-            if empty.owner.is_now(owner) and empty.is_empty() and self._take(empty):
+            if empty.owner.is_now(owner) and empty.is_empty() and self.take(empty):
                 empty.belong(owner)
                 return empty
-        return self._make(owner)
+        return self.make(owner)
 
     def all(self) -> Iterator[Layer]:
         """Give every layer, unlocked."""
@@ -149,7 +159,7 @@ class LayerStore:
         """Return the layer with changes of this owner that was used last and that nobody uses, locked."""
         found = [layer for layer in self.all() if layer.owner.is_now(owner) and not layer.is_empty()]
         for layer in sorted(found, key=lambda layer: layer.used, reverse=True):
-            if not self._take(layer):
+            if not self.take(layer):
                 continue
             self._settle(layer)
             if not layer.is_empty():
@@ -164,13 +174,6 @@ class LayerStore:
             if not layer.is_empty() and self._lock(layer):
                 layer.close()
                 yield layer
-
-    def take(self, layer: Layer, owner: Owner) -> bool:
-        """Lock a layer, which is this owner's from now on; return False if somebody uses it."""
-        if not self._take(layer):
-            return False
-        layer.belong(owner)
-        return True
 
     def clean(self, keep_days: float, keep_size: int) -> list[Layer]:
         """Remove layers that are empty, too old, or, the oldest first, too large together; return those with changes.
@@ -205,8 +208,8 @@ class LayerStore:
             layer.close()
         return True
 
-    def _take(self, layer: Layer) -> bool:
-        """Lock it, waiting for what a dead kernel process left if there is one."""
+    def take(self, layer: Layer) -> bool:
+        """Lock a layer; return False if somebody uses it. Waits for what a dead kernel process left if there is one."""
         deadline = time.monotonic() + _LOCK_TIMEOUT
         while not self._lock(layer):
             if time.monotonic() > deadline or _has_user(layer):
@@ -224,7 +227,8 @@ class LayerStore:
             return False
         return True
 
-    def _make(self, owner: Owner) -> Layer:
+    def make(self, owner: Owner) -> Layer:
+        """Return a new layer, locked. Raises OSError."""
         layer = Layer(os.path.join(self.root, os.urandom(8).hex()), owner)
         os.mkdir(layer.path, 0o700)
         self._lock(layer)

@@ -8,6 +8,7 @@ from traitlets import Enum, Float, Int, List, Unicode, default
 from traitlets.config.configurable import Configurable
 
 _GIB = 1024**3
+_MIB = 1024**2
 
 HIDDEN = """
     .env* .envrc *.env .netrc _netrc .pgpass .my.cnf .pypirc .npmrc .yarnrc .yarnrc.yml .git-credentials .htpasswd
@@ -20,6 +21,11 @@ HIDDEN = """
     kernel-*.json
 """.split()
 """Names of files that hold keys and passwords, and of folders that a program on the host takes orders from."""
+
+SKIPPED = """
+    .venv/ venv/ node_modules/ __pycache__/ .ipynb_checkpoints/ .mypy_cache/ .pytest_cache/ .ruff_cache/ .tox/ .nox/
+""".split()
+"""Names of folders that programs fill."""
 
 
 class Workspace(Configurable):
@@ -57,6 +63,34 @@ class Workspace(Configurable):
     ).tag(config=True)
     largest_file = Int(
         10 * _GIB, min=0, help="Size in bytes beyond which `%sandbox apply` writes no file to the host."
+    ).tag(config=True)
+
+    sync_files = Int(
+        20_000,
+        min=0,
+        help="Files and folders of the notebook's folder that are copied to a sandbox on another machine at most.",
+    ).tag(config=True)
+    sync_size = Int(
+        500 * _MIB,
+        min=0,
+        help="Bytes of files that are copied to a sandbox on another machine at most, and of changed ones back.",
+    ).tag(config=True)
+    sync_file_size = Int(
+        100 * _MIB,
+        min=0,
+        help="Size in bytes beyond which a file is copied neither to a sandbox on another machine nor back.",
+    ).tag(config=True)
+    sync_skipped = List(
+        Unicode(),
+        SKIPPED,
+        help="Files and folders that are copied neither to a sandbox on another machine nor back, as patterns of "
+        ".gitignore: what is large and can be made again.",
+    ).tag(config=True)
+    sync_interval = Float(
+        60.0,
+        min=0.0,
+        help="Seconds between two times at which what cells changed on another machine is fetched while no cell runs, "
+        "so that it is not lost with the sandbox; 0: only when the sandbox is given back.",
     ).tag(config=True)
 
     @default("layers")

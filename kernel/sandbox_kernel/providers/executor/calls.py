@@ -60,7 +60,7 @@ class Calls:
         ``ids`` are sandbox_id and correlation_id, for errors and logs. Raises SandboxError or ConfigurationError.
         """
         method = METHODS[name]
-        serializers = (method.request.SerializeToString, method.reply.FromString)
+        serializers = (method.request_codec[0], method.reply_codec[1])
         metadata = self.metadata(**ids)
         seconds = timeout or self.connection.request_timeout
 
@@ -77,7 +77,7 @@ class Calls:
         ``waits`` lets it wait for the connection that is being made, if there is none.
         """
         method = METHODS[name]
-        serializers = (method.request.SerializeToString, method.reply.FromString)
+        serializers = (method.request_codec[0], method.reply_codec[1])
         metadata = self.metadata(**ids)
         if method.streams_requests:
             return self._channel.stream_stream(method.path, *serializers)(metadata=metadata, wait_for_ready=waits)

@@ -58,7 +58,7 @@ class ExecutorProvider(Provider):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.capabilities = Capabilities(pause=True, outlives_kernel=True, billed=self.hourly_rate > 0)
+        self.capabilities = Capabilities(pause=True, outlives_kernel=True, billed=self.hourly_rate > 0, distant=True)
         self.hourly_cost = self.hourly_rate
         self.place = self.address
         self._client: ExecutorClient | None = None
@@ -103,6 +103,8 @@ class ExecutorProvider(Provider):
         """Return the client of the event loop that runs: gRPC's objects belong to one. Raises ConfigurationError."""
         # Our errors say what went wrong; gRPC writes of each attempt to the kernel's standard error.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        # Else it starts threads in processes that are forked off, and a local sandbox of root's needs one without any.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         try:
             from .client import ExecutorClient
         except ImportError as exc:

@@ -142,7 +142,7 @@ class ExecutorSandbox(Sandbox):
 
 
 def _check_opened(answer: Any, **ids: Any) -> None:
-    if answer is grpc.aio.EOF or not answer.HasField(OPEN):
+    if not isinstance(answer, pb.LinkChunk) or not answer.HasField(OPEN):
         raise SandboxConnectionError("The executor did not open the link.", provider=PROVIDER, **ids)
 
 

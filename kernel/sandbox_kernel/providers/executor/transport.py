@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from sandbox_kernel.executor_api import executor_pb2 as pb
+from sandbox_kernel.executor_api.link_chunks import data_chunk
 from sandbox_kernel.link.transport import Buffer, Receiver, Transport
 
 
@@ -74,14 +75,16 @@ class CallTransport(Transport):
         try:
             while (chunk := await self._call.read()) is not grpc.aio.EOF:
                 self._heard = asyncio.get_running_loop().time()
-                if chunk.HasField("close"):
+                if isinstance(chunk, memoryview):
+                    self._receiver.data_received(chunk)
+                elif chunk.HasField("data"):
+                    self._receiver.data_received(memoryview(chunk.data))
+                elif chunk.HasField("close"):
                     reason = chunk.close.reason
                     if not chunk.close.ended:
                         # Perhaps because it heard nothing more over this connection.
                         self._on_silence()
                     break
-                if chunk.HasField("data"):
-                    self._receiver.data_received(memoryview(chunk.data))
                 if self._closed:
                     return
         except grpc.aio.AioRpcError as exc:
@@ -113,8 +116,8 @@ class CallTransport(Transport):
             self._receiver.connection_lost(reason)
 
 
-def _chunk(buffers: Sequence[Buffer]) -> pb.LinkChunk:
-    return pb.LinkChunk(data=b"".join(buffers)) if buffers else pb.LinkChunk(alive=pb.LinkAlive())
+def _chunk(buffers: Sequence[Buffer]) -> bytes | pb.LinkChunk:
+    return data_chunk(buffers) if buffers else pb.LinkChunk(alive=pb.LinkAlive())
 
 
 def _current_task() -> asyncio.Task[Any] | None:

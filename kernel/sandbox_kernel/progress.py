@@ -5,12 +5,15 @@ from __future__ import annotations
 import html
 import os
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from sandbox_kernel.commands import CommandContext
 
 INTERVAL = 0.1
 """Seconds between two pictures; front ends draw no faster than a person looks."""
+PATIENCE = 0.5
+"""Seconds after which a copy that is still under way is shown at all."""
 WIDTH = 24
 """Characters of the bar as text."""
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -76,3 +79,33 @@ class Progress:
             "text/html": f'<div>{label} <progress value="{share:.4f}" max="1"></progress> <code>{told}</code></div>',
         }
         self._context.display(data, display_id=self._id, update=update)
+
+
+class CopyProgress:
+    """Shows how far the copies of the notebook's folder have come, where a cell waits for them."""
+
+    def __init__(self, waiting: Callable[[], CommandContext | None]) -> None:
+        """``waiting`` returns where it can be shown; None while nobody waits."""
+        self._waiting = waiting
+
+    def step(self, label: str, size: int) -> Callable[[str, int], None]:
+        """Begin to move so many bytes; return what is called with the name and the size of each piece."""
+        began = time.monotonic()
+        done = 0
+        shown: Progress | None = None
+
+        def moved(path: str, piece: int) -> None:
+            nonlocal done, shown
+            done += piece
+            if shown is None and time.monotonic() - began > PATIENCE and (context := self._waiting()) is not None:
+                shown = Progress(context, label, size)
+                shown.__enter__()
+                shown.advance(done - piece)
+            if shown is None:
+                return
+            shown.begin(path if path.isprintable() else ascii(path))
+            shown.advance(piece)
+            if done >= size:
+                shown.__exit__(None, None, None)
+
+        return moved

@@ -277,9 +277,12 @@ class Kernel(KernelQueue):
         for request in self._subshells.take_waiting():
             self._fail(request, error)
         self._drop_beside()
-        if lost and self._used and self._command_cell is None:
+        # A command that ends the sandbox says so itself; that it ended beside the command nobody would say, nor why.
+        beside = self._command_cell is not None and self.session.state is State.ERROR
+        if lost and self._used and (beside or self._command_cell is None):
             fresh = SAME_SANDBOX if self.session.info.sandbox_id else OTHER_SANDBOX
-            self._notice = f"{error}\n" if isinstance(error, SandboxTakenError) else fresh
+            why = f"{str(error).partition('. ')[0]}.\n" if beside else ""
+            self._notice = f"{error}\n" if isinstance(error, SandboxTakenError) else why + fresh
         self._used = self._used and not lost
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._advance)

@@ -34,6 +34,8 @@ from .shell_command import ShellCommand
 
 if TYPE_CHECKING:
     from .records import SessionRecord
+    from .workspace.folder import NotebookFolder
+    from .workspace.layers import Layer
 
 T = TypeVar("T")
 
@@ -105,6 +107,23 @@ class SandboxSession(SessionLife):
             left = self.capabilities.outlives_kernel and not self._taken_over and self._sandboxes().is_left()
         kept = self.folder.belongs_to(notebook, fresh=not self._taken_over)
         return self._provider.belongs_to(notebook) or kept or left
+
+    def be_called(self, name: str) -> None:
+        """Take note which of the notebook's sessions this is, before it starts; "" for the ordinary one."""
+        self._provider.session_name = name
+
+    def notebook_folder(self) -> NotebookFolder | None:
+        """Return the notebook's folder with the changes that are kept of it; None if there are none to be kept.
+
+        Raises ConfigurationError.
+        """
+        return self._provider.notebook_folder()
+
+    async def take_over_changes(self, folder: NotebookFolder, layer: Layer) -> bool:
+        """Give the sandbox back, and go on with another layer in the next; return False if somebody uses it."""
+        await self.stop("other changes are shown")
+        self._provider.abandon()
+        return await asyncio.to_thread(folder.take_over, layer)
 
     def before_cell(self) -> str:
         """Make ready for a cell that a person ran; return what it has to say.

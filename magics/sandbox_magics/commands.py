@@ -12,6 +12,7 @@ from . import (  # noqa: F401
     generated,
     help,  # noqa: A004
     install,
+    kept,
     lifecycle,
     shell,
     status,

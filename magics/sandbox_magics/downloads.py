@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from sandbox_kernel.errors import NotFoundError
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
+from sandbox_kernel.workspace.patterns import Patterns
 
 from .host_folder import HostFolder
 
@@ -62,8 +63,18 @@ class Arrivals:
 class Sorter:
     """Finds the files that match patterns in the sandbox, and a safe place for each."""
 
-    def __init__(self, files: SandboxFiles, folder: HostFolder, target: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        files: SandboxFiles,
+        folder: HostFolder,
+        target: tuple[str, ...],
+        hidden: Patterns,
+        *,
+        dotted: bool = True,
+    ) -> None:
+        """``hidden`` are names under which nothing lands; ``dotted`` says whether any does that begins with a dot."""
         self._files, self._folder, self._target = files, folder, target
+        self._hidden, self._dotted = hidden, dotted
         self._sources: dict[str, str] = {}
         self.arrivals = Arrivals()
 
@@ -115,6 +126,11 @@ class Sorter:
         if not names or not all(map(is_harmless, names)):
             return "with a name that is dangerous or that no file can have here"
         parts = (*self._target, *names)
+        # What programs of this machine take keys or orders from; `apply` does not write it either.
+        if self._hidden.cover("/".join(parts)):
+            return "with a name that Workspace.hidden hides on this machine"
+        if not self._dotted and any(part.startswith(".") for part in parts):
+            return "with a name that begins with a dot, in a folder that is no notebook's own"
         key = unicodedata.normalize("NFC", "/".join(parts)).casefold()
         if key in self._sources:
             # Of the same file nothing is said: another pattern had it.

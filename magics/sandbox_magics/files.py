@@ -18,6 +18,7 @@ from sandbox_kernel.errors import CommandError, InvocationError, NotFoundError, 
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.progress import Progress, count_text, size_text
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
+from sandbox_kernel.workspace.place import refusal
 
 from .downloads import Arrival, Arrivals, Sorter, is_harmless
 from .host_folder import HostFolder
@@ -104,7 +105,8 @@ async def download(context: CommandContext, arguments: Namespace) -> None:
     """Copy files of the sandbox into the notebook's folder, after asking.
 
     The question says what is replaced. Files of the sandbox's working folder keep their path. Folders and wildcards do
-    not take hidden files; links, and names that mean something else on this machine, are left out.
+    not take hidden files; links, names that mean something else on this machine, and those that Workspace.hidden hides
+    here, such as .git or .env, are left out.
     """
     session = context.session
     if session.state in _GONE:
@@ -113,7 +115,9 @@ async def download(context: CommandContext, arguments: Namespace) -> None:
         await session.start()
     target = _inside(arguments.to)
     with HostFolder(str(session.directory)) as folder:
-        arrivals = await Sorter(session.files, folder, target).sort(arguments.patterns)
+        dotted = not refusal(str(session.directory), session.hidden)
+        sorter = Sorter(session.files, folder, target, session.hidden, dotted=dotted)
+        arrivals = await sorter.sort(arguments.patterns)
         if not arrivals.files:
             left_out = _left_out(arrivals.left_out) or "no files"
             raise CommandError(f"There is nothing to download; left out were {left_out}.")

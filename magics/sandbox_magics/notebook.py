@@ -55,6 +55,7 @@ class Notebook:
 
             tools = ToolRegistry.configured()
             found = self._sandboxes[name] = BlockingSandbox(provider, tools=tools, on_approval=self._approve)
+            found.sandbox.session.be_called("" if name == DEFAULT_SESSION else name)
             tools.live_source = live_tools_of(found.sandbox.session)
         elif provider and found.info.provider != provider:
             raise CommandError(

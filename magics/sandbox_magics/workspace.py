@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from sandbox_kernel.commands import CommandContext, require_approval
 from sandbox_kernel.errors import CommandError
@@ -14,9 +13,10 @@ from sandbox_kernel.progress import count_text, size_text
 from sandbox_kernel.providers.base import WorkspaceChanges
 from sandbox_kernel.workspace.changes import Action, Change, Kind
 from sandbox_kernel.workspace.folder import shown
-from sandbox_kernel.workspace.texts import difference
+from sandbox_kernel.workspace.texts import difference, obstacle
 
 from .registry import argument, command
+from .selection import select
 
 MAX_LISTED = 200
 """Changes that are shown one by one."""
@@ -28,7 +28,12 @@ MAX_NAMED = 5
 """Files that a question names."""
 _ALSO_HERE = "changed on this machine, too"
 _SIGNS = {Action.ADD: "+", Action.CHANGE: "~", Action.REMOVE: "-"}
-_FILES = argument("files", nargs="*", metavar="FILE", help="files, folders or patterns such as '*.csv'; default: all")
+_FILES = argument(
+    "files",
+    nargs="*",
+    metavar="FILE",
+    help="files, folders, or patterns such as '**/*.csv'; default: all; -- in front of what begins with -",
+)
 
 
 @command("diff", _FILES, argument("--stat", action="store_true", help="without the changed lines"))
@@ -38,25 +43,29 @@ async def diff(context: CommandContext, arguments: Namespace) -> None:
     On this machine nothing has changed yet: `%sandbox apply` does that.
     """
     changes = await _changes(context)
-    chosen = _chosen(await changes.read(), arguments.files)
+    chosen = select(await changes.read(), arguments.files, changes.folder)
     if not chosen:
         context.write("Cells have changed nothing here that was not applied.\n")
         return
-    texts = 0 if arguments.stat else MAX_TEXTS
+    texts = 0
     lines = []
     for change in chosen[:MAX_LISTED]:
         lines.append(_line(change))
-        if texts and change.kind is Kind.FILE and change.action is not Action.REMOVE and not change.refused:
-            texts -= 1
-            lines += await _text(changes, change)
-    context.write("\n".join([*lines, *_rest(chosen), _summary(chosen), ""]))
+        if change.kind is Kind.FILE and change.action is not Action.REMOVE and not change.refused:
+            texts += 1
+            if texts <= MAX_TEXTS and not arguments.stat:
+                lines += await _text(changes, change)
+    lines += _rest(chosen)
+    if texts > MAX_TEXTS and not arguments.stat:
+        lines.append(f"  … the changed lines of {texts - MAX_TEXTS} more files are shown if you name them")
+    context.write("\n".join([*lines, _summary(chosen), ""]))
 
 
 @command("apply", _FILES)
 async def apply(context: CommandContext, arguments: Namespace) -> None:
     """Write what cells changed to the notebook's folder on this machine, after showing it and asking."""
     changes = await _changes(context)
-    chosen = _chosen(await changes.read(), arguments.files)
+    chosen = select(await changes.read(), arguments.files, changes.folder)
     possible = [change for change in chosen if not change.refused]
     if not chosen:
         context.write("Cells have changed nothing here that was not applied.\n")
@@ -80,7 +89,7 @@ async def apply(context: CommandContext, arguments: Namespace) -> None:
 async def discard(context: CommandContext, arguments: Namespace) -> None:
     """Throw away what cells changed: in the sandbox, too, the files are again what they are on this machine."""
     changes = await _changes(context)
-    chosen = _chosen(await changes.read(), arguments.files)
+    chosen = select(await changes.read(), arguments.files, changes.folder)
     if not chosen:
         context.write("Cells have changed nothing here that was not applied.\n")
         return
@@ -142,30 +151,6 @@ async def _changes(context: CommandContext) -> WorkspaceChanges:
     return changes
 
 
-def _chosen(changes: Sequence[Change], names: Sequence[str]) -> list[Change]:
-    """Return the changes of these files, folders or patterns. Raises CommandError for one that nothing matches."""
-    if not names:
-        return list(changes)
-    wanted = [name.removeprefix("./").removeprefix("/work/").rstrip("/") for name in names]
-    chosen = [change for change in changes if any(_is_meant(change.path, name) for name in wanted)]
-    for name, given in zip(wanted, names, strict=True):
-        if not any(_is_meant(change.path, name) for change in chosen):
-            raise CommandError(f"Cells changed nothing called {given!r}; `%sandbox diff` shows what they changed.")
-    # A file cannot be without its folder.
-    paths = {change.path for change in chosen}
-    needed = {path[:end] for path in paths for end, char in enumerate(path) if char == "/"} - paths
-    parents = [one for one in changes if one.path in needed and one.action is Action.ADD and one.kind is Kind.FOLDER]
-    if not parents:
-        return chosen
-    # Not compared: there may be hundreds of thousands, and two of the same path.
-    taken = {id(change) for change in (*chosen, *parents)}
-    return [change for change in changes if id(change) in taken]
-
-
-def _is_meant(path: str, name: str) -> bool:
-    return name in ("", ".", "/work") or path == name or path.startswith(f"{name}/") or fnmatchcase(path, name)
-
-
 def _listing(changes: Sequence[Change]) -> list[str]:
     return [*(_line(change) for change in changes[:MAX_LISTED]), *_rest(changes), _summary(changes)]
 
@@ -185,8 +170,10 @@ def _line(change: Change) -> str:
         text += f" -> {shown(change.target)}"
     elif change.kind is Kind.FILE:
         text += f"  {_size(change.size)}"
-    if change.kind is Kind.FILE and change.mode & 0o100 and change.action is not Action.REMOVE:
-        text += ", can be run"
+    if change.kind is Kind.FILE and change.action is not Action.REMOVE:
+        # Signatures of files have the mode third.
+        could = change.action is Action.CHANGE and change.host is not None and change.host[2] & 0o100
+        text += ", can be run" if change.mode & 0o100 else ", cannot be run any more" if could else ""
     if change.conflict:
         text += f"  ({_ALSO_HERE})"
     return f"{text}  (never applied: {change.refused})" if change.refused else text
@@ -198,7 +185,10 @@ async def _text(changes: WorkspaceChanges, change: Change) -> list[str]:
         before, after = await changes.texts(change)
     except OSError as exc:
         return [f"    (it cannot be read any more: {exc.strerror})"]
-    lines = [f"    {shown(line.expandtabs())}" for line in difference(change, before, after)]
+    why = obstacle(before, after)
+    if why:
+        return [f"    ({why})"]
+    lines = [f"    {shown(line.expandtabs())}" for line in difference(before, after)]
     if len(lines) > MAX_TEXT_LINES:
         lines = [*lines[:MAX_TEXT_LINES], f"    … {len(lines) - MAX_TEXT_LINES} more lines"]
     return lines

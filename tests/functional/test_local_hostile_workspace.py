@@ -24,6 +24,7 @@ from sandbox_kernel.workspace.applying import apply_changes, discard_changes
 from sandbox_kernel.workspace.changes import Action, ChangeReader
 from sandbox_kernel.workspace.exchange import exchange as exchange_names
 from sandbox_kernel.workspace.layers import Layer, LayerStore, remove_tree
+from sandbox_kernel.workspace.owners import Owner
 from sandbox_kernel.workspace.patterns import Patterns
 from sandbox_kernel.workspace.secrets import Secrets
 from sandbox_kernel.workspace.texts import read_both
@@ -205,7 +206,7 @@ class Racer:
     """A layer without a sandbox, in which something is exchanged at every step of ours."""
 
     def __init__(self, place: Path, folder: Path) -> None:
-        self.layer: Layer = LayerStore(str(place / "layers"), lambda _: True).open(str(folder), "")
+        self.layer: Layer = LayerStore(str(place / "layers"), lambda _: True).open(Owner(str(folder)))
         self.upper = Path(self.layer.upper)
         self.secrets = Secrets(str(folder), Patterns([".env"]))
         self.secrets.search()

@@ -152,6 +152,41 @@ async def test_a_file_that_changed_on_the_host_since_it_was_shown_is_not_overwri
     assert (folder / "private.txt").read_text() == "mine\ntheirs\n"
 
 
+async def test_what_was_also_changed_on_the_host_since_the_start_is_marked(folder: Path, started: Start) -> None:
+    for name in ("replaced.txt", "gone.txt"):
+        (folder / name).write_text("mine\n")
+    async with started() as (sandbox, inside):
+        await inside.run("result = open('replaced.txt').read()")
+        # As an editor saves it: the overlay goes on showing the file that it has looked at.
+        (folder / "saving").write_text("edited\n")
+        (folder / "saving").rename(folder / "replaced.txt")
+        await inside.run("import os, shutil; shutil.rmtree('sub'); os.remove('gone.txt')")
+        await inside.run("for name in ('data.csv', 'replaced.txt', 'both', 'new'): open(name, 'a').write('cell\\n')")
+        (folder / "gone.txt").write_text("edited\n")
+        (folder / "both").write_text("edited\n")
+        (folder / "sub/new-here").write_text("new\n")
+        changes = await read(sandbox)
+        edited = {"replaced.txt", "gone.txt", "both", "sub/new-here"}
+        assert {path for path, change in changes.items() if change.conflict} == edited
+        assert {path for path, change in changes.items() if change.refused} == {"sub/new-here"}
+        assert set(await apply(sandbox, "sub/deep.txt", "sub/new-here", "sub", "both")) == {"sub/new-here", "sub"}
+        assert (folder / "sub/new-here").read_text() == "new\n"
+        assert (folder / "both").read_text() == "cell\n"
+        # What was applied is the same on both sides, until somebody changes it again.
+        await inside.run("open('both', 'a').write('again\\n')")
+        assert not (await read(sandbox))["both"].conflict
+        (folder / "both").write_text("edited again\n")
+        assert (await read(sandbox))["both"].conflict
+    # What cells changed in an earlier sandbox was changed before the next one's start.
+    async with started() as (sandbox, inside):
+        changes = await read(sandbox)
+        assert {path for path, change in changes.items() if change.conflict} == edited
+        assert sandbox.changes is not None
+        outcome = await sandbox.changes.discard([changes[path] for path in ("replaced.txt", "gone.txt")])
+        assert outcome.refused == []
+        assert await inside.run("result = open('replaced.txt').read() + open('gone.txt').read()") == "edited\n" * 2
+
+
 async def test_a_file_that_a_cell_changes_after_it_was_shown_is_not_applied(folder: Path, started: Start) -> None:
     async with started() as (sandbox, inside):
         await inside.run("open('data.csv', 'w').write('harmless')")
@@ -259,6 +294,89 @@ async def test_secrets_are_not_shown_under_any_name(secrets: Path, started: Star
         with pytest.raises(CodeError, match="FileNotFoundError"):
             await inside.run("open('symbolic')")
         assert sandbox.describe()["hidden"].startswith("11 ")
+
+
+async def test_a_folder_that_a_hidden_link_leads_to_is_hidden_from_cells(folder: Path, started: Start) -> None:
+    (folder / "real/in").mkdir(parents=True)
+    (folder / "real/in/key").write_text(SECRET)
+    (folder / ".aws").symlink_to("real")
+    async with started() as (sandbox, inside):
+        assert await inside.run(SEARCH) == []
+        assert await inside.run("import os; result = sorted(os.listdir())") == ["data.csv", "private.txt", "sub"]
+        # Cells have seen this one, and an overlay does not take it away from them.
+        (folder / ".ssh").symlink_to("sub")
+        with pytest.raises(SandboxLostError, match="sub appeared"):
+            sandbox.before_cell()
+    async with started() as (sandbox, inside):
+        assert await inside.run("import os; result = sorted(os.listdir())") == ["data.csv", "private.txt"]
+
+
+async def test_a_file_with_the_number_of_a_secret_that_is_gone_is_applied(folder: Path, started: Start) -> None:
+    (folder / ".env").write_text(SECRET)
+    async with started() as (sandbox, inside):
+        (folder / "saving").write_text(SECRET)
+        (folder / "saving").rename(folder / ".env")
+        (folder / "data0.csv").write_text("ordinary")
+        assert sandbox.before_cell() == ""
+        assert await inside.run("result = open('data0.csv').read()") == "ordinary"
+        await inside.run("open('data0.csv', 'a').write('!')")
+        assert await apply(sandbox) == {}
+    assert (folder / "data0.csv").read_text() == "ordinary!"
+
+
+TRY_LOCKED = """
+import os
+for path in ("locked", "locked/in"):
+    try: os.chmod(path, 0o777)
+    except OSError: pass
+result = []
+for path in ("locked/.env", "locked/plain", "locked/in/id_rsa"):
+    try: result.append(open(path).read())
+    except OSError: pass
+for base, folders, names in os.walk("locked"):
+    result += [*names, *folders]
+"""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder, and looks through it")
+@pytest.mark.parametrize("locked", [0, 0o100, 0o300, 0o600], ids=oct)
+@pytest.mark.parametrize("mode", ["overlay", "readonly", "readwrite"])
+async def test_a_folder_that_the_user_may_not_read_is_hidden_from_cells(
+    folder: Path, started: Start, mode: str, locked: int
+) -> None:
+    (folder / "locked/in").mkdir(parents=True)
+    for name in (".env", "plain", "in/id_rsa"):
+        (folder / "locked" / name).write_text(SECRET)
+    (folder / "locked").chmod(locked)
+    try:
+        async with started(mode) as (sandbox, inside):
+            assert await inside.run(TRY_LOCKED) == []
+            assert sandbox.describe()["workspace"].count(mode.replace("read", "read-")) == 1
+            assert "may not read yourself: locked" in sandbox.describe()["hidden"]
+            if mode == "overlay":
+                await inside.run("open('other', 'w').write('1')")
+                assert await apply(sandbox) == {}
+    finally:
+        (folder / "locked").chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+async def test_a_folder_that_nobody_may_read_any_more_is_in_nobodys_way(folder: Path, started: Start) -> None:
+    async with started() as (sandbox, inside):
+        await inside.run("import shutil; shutil.rmtree('sub'); open('other', 'w'); open('data.csv', 'a').write('x')")
+        (folder / "sub").chmod(0)
+        try:
+            changes = await read(sandbox)
+            assert set(changes) == {"sub", "other", "data.csv"}
+            assert "cannot be read on this machine" in changes["sub"].refused
+            assert await apply(sandbox, "other") == {}
+            assert sandbox.changes is not None
+            outcome = await sandbox.changes.discard(list((await read(sandbox)).values()))
+            assert [change.path for change, _ in outcome.refused] == ["sub"]
+            assert await inside.run("result = open('data.csv').read()") == "a,b\n1,2\n"
+        finally:
+            (folder / "sub").chmod(0o700)
+    assert (folder / "sub/deep.txt").read_text() == "deep\n"
 
 
 async def test_nothing_that_a_cell_does_in_the_layer_reveals_a_secret(secrets: Path, started: Start) -> None:

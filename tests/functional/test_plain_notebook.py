@@ -11,6 +11,8 @@ import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 
+from sandbox_kernel.workspace.layers import remove_tree
+
 from .client import FrontEnd, kernel_environment
 
 if sys.platform != "linux":
@@ -180,6 +182,23 @@ def test_two_named_sandboxes_are_apart(notebook: PlainNotebook) -> None:
     assert 0 < len(notebook.sandboxes()) < before
     assert notebook.run("%%sandbox --session first\nname").result == "'one'"
     assert notebook.run("%%sandbox --session second\n'name' in globals()").result == "False"
+
+
+def test_each_named_sandbox_keeps_changes_of_its_own(tmp_path: Path) -> None:
+    write = "%%sandbox{}\nopen({!r}, 'w').write('kept')".format
+    notebook = PlainNotebook(tmp_path)
+    notebook.run(write("", "a.txt"))
+    # Used last, it would be the first to be found.
+    notebook.run(write(" --session two", "b.txt"))
+    notebook.end()
+    again = PlainNotebook(tmp_path)
+    files = "import glob; glob.glob('*.txt')"
+    try:
+        assert again.run(f"%%sandbox --session two\n{files}").result == "['b.txt']"
+        assert again.run(f"%%sandbox\n{files}").result == "['a.txt']"
+    finally:
+        again.end()
+        remove_tree(str(tmp_path / "data"))
 
 
 def test_sandboxes_end_with_the_kernel(tmp_path: Path) -> None:

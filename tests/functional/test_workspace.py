@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from jupyter_client.connect import write_connection_file
 from nbclient import NotebookClient
@@ -47,13 +48,13 @@ class Project:
     def front_end(self, *arguments: str, notebook: str = "") -> FrontEnd:
         return self.kernel(*arguments, notebook=notebook).front_end()
 
-    def cli(self, *arguments: str) -> str:
-        """Run `jupyter sandbox`; return what it prints."""
+    def cli(self, *arguments: str, fails: bool = False) -> str:
+        """Run `jupyter sandbox`; return what it prints, or what it says when it fails."""
         command = [sys.executable, "-m", "sandbox_kernel.cli", *arguments]
         environment = kernel_environment(self._place)
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        assert bool(ran.returncode) is fails, ran.stderr
+        return ran.stderr if fails else ran.stdout
 
     def end(self) -> None:
         for kernel in self._kernels:
@@ -101,6 +102,58 @@ def test_a_cell_reads_beside_the_notebook_and_its_changes_wait_for_the_user(proj
     assert "changed nothing" in front_end.run("%sandbox diff").stream()
 
 
+def test_what_was_also_changed_here_is_asked_for_by_itself(project: Project) -> None:
+    front_end = project.front_end()
+    front_end.run("for name in ('data.csv', 'out.txt'): open(name, 'w').write('cell')")
+    (project.folder / "data.csv").write_text("mine")
+    assert "~ data.csv  4 bytes  (changed on this machine, too)" in front_end.run("%sandbox diff").stream()
+    cell = front_end.cell("%sandbox apply")
+    for count, answer in ((1, "y"), (2, "n")):
+        front_end.until(lambda count=count: len(cell.questions) == count or cell.done)
+        front_end.answer(answer)
+    front_end.finish(cell)
+    assert "On this machine, too, data.csv changed" in cell.questions[1]["content"]["prompt"]
+    assert "Not applied: data.csv: changed on this machine, too." in cell.stream("stderr")
+    assert (project.folder / "data.csv").read_text() == "mine"
+    assert (project.folder / "out.txt").read_text() == "cell"
+    cell = front_end.cell("%sandbox apply")
+    for count in (1, 2):
+        front_end.until(lambda count=count: len(cell.questions) == count or cell.done)
+        front_end.answer("y")
+    assert "Applied: 1 changed." in front_end.finish(cell).stream()
+    assert (project.folder / "data.csv").read_text() == "cell"
+
+
+def test_what_a_diff_leaves_out_is_said(project: Project) -> None:
+    (project.folder / "tool.sh").write_text("#!/bin/sh\n")
+    (project.folder / "tool.sh").chmod(0o755)
+    front_end = project.front_end()
+    front_end.run("import os; os.chmod('tool.sh', 0o644); open('binary', 'wb').write(b'\\0')")
+    front_end.run("open('long', 'w').write('1\\n' * 9000); open('large', 'w').write('1' * 300_000)")
+    shown = front_end.run("%sandbox diff").stream()
+    for line in (
+        "~ tool.sh  10 bytes, cannot be run any more\n",
+        "+ binary  1 bytes\n    (it is no text)\n",
+        "+ long  17.6 KiB\n    (the lines of files with more than 4000 are not compared)\n",
+        "+ large  293.0 KiB\n    (the lines of files beyond 256 KiB are not compared)\n",
+    ):
+        assert line in shown
+    front_end.run("for n in range(20): open(f'{n}.txt', 'w').write('text')")
+    shown = front_end.run("%sandbox diff").stream()
+    assert "the changed lines of 4 more files are shown if you name them" in shown
+    assert "more files" not in front_end.run("%sandbox diff --stat").stream()
+    assert "more files" not in front_end.run("%sandbox diff '*.txt'").stream()
+
+
+def test_a_file_that_became_a_folder_is_applied_in_part(project: Project) -> None:
+    front_end = project.front_end()
+    front_end.run("import os; os.remove('data.csv'); os.mkdir('data.csv')")
+    front_end.run("for name in 'ab': open(f'data.csv/{name}', 'w').write(name)")
+    applied = answered(front_end, "%sandbox apply data.csv/a", "y")
+    assert "Applied: 2 added, 1 removed." in applied.stream()
+    assert [path.name for path in (project.folder / "data.csv").iterdir()] == ["a"]
+
+
 def test_status_says_what_cells_see(project: Project) -> None:
     (project.folder / ".env").write_text("TOKEN=1")
     front_end = project.front_end()
@@ -109,6 +162,24 @@ def test_status_says_what_cells_see(project: Project) -> None:
     text = shown["data"]["text/plain"]
     assert f"{project.folder}, overlay" in text
     assert "1 by Workspace.hidden" in text
+
+
+def test_a_sandbox_that_ends_while_a_command_runs_is_told(project: Project) -> None:
+    kernel = project.kernel()
+    front_end = kernel.front_end()
+    front_end.run("x = 1; open('out.txt', 'w')")
+    asking = front_end.cell("%sandbox apply")
+    front_end.until(lambda: bool(asking.questions))
+    (outermost, *_) = [process for process in kernel.descendants() if process.name() == "bwrap"]
+    outermost.kill()
+    psutil.wait_procs([outermost], timeout=10)
+    front_end.until(lambda: not [one for one in kernel.descendants() if one.name() == "bwrap"])
+    front_end.answer("n")
+    front_end.finish(asking)
+    cell = front_end.run("'x' in globals()")
+    assert cell.result == "False"
+    assert "The sandbox ended: " in cell.stream("stderr")
+    assert "the variables of earlier cells are gone" in cell.stream("stderr")
 
 
 @pytest.mark.parametrize(
@@ -238,11 +309,42 @@ def test_nobody_confirms_in_nbclient_unless_the_configuration_does(
     assert (project.folder / "out.txt").read_text() == "a,b\n1,2\n"
 
 
+def test_changes_of_a_notebook_that_is_gone_can_be_taken_over(project: Project) -> None:
+    kernel = project.kernel(notebook=str(project.folder / "one.ipynb"))
+    kernel.front_end().run("open('out.txt', 'w').write('kept')")
+    kernel.end()
+    front_end = project.front_end(notebook=str(project.folder / "two.ipynb"))
+    first = front_end.run("import os; os.listdir()")
+    assert first.result == "['data.csv']"
+    assert "Changes of one.ipynb were kept" in first.stream("stderr")
+    listed = front_end.run("%sandbox kept").stream()
+    assert listed.rstrip().endswith(f"ago  {project.folder}/one.ipynb")
+    name = listed.split()[0]
+    assert "not confirmed" in answered(front_end, f"%sandbox kept {name}", "n").error["evalue"]
+    assert "Nothing kept here is called" in front_end.run("%sandbox kept nothing").error["evalue"]
+    answered(front_end, f"%sandbox kept {name[:6]}", "y")
+    again = front_end.run("open('out.txt').read()")
+    assert again.result == "'kept'"
+    assert "were not applied" in again.stream("stderr")
+    assert "+ out.txt" in front_end.run("%sandbox diff").stream()
+    assert "No other changes" in front_end.run("%sandbox kept").stream()
+
+
+def test_clean_takes_a_notebook_or_a_folder_for_a_name(project: Project) -> None:
+    for notebook in ("/somewhere/one.ipynb", ""):
+        kernel = project.kernel(notebook=notebook)
+        kernel.front_end().run("open('out.txt', 'w').write('kept')")
+        kernel.end()
+    assert project.cli("clean", "/somewhere/one.ipynb").count("removed") == 1
+    assert "removed" in project.cli("clean", str(project.folder))
+    assert "Nothing kept is called" in project.cli("clean", str(project.folder), fails=True)
+
+
 def test_clean_shows_and_removes_what_is_kept(project: Project) -> None:
     kernel = project.kernel(notebook="/somewhere/one.ipynb")
     kernel.front_end().run("open('out.txt', 'w').write('x' * 3_000_000)")
     assert "/somewhere/one.ipynb" in project.cli("clean")
-    project.cli("clean", "--all")
+    assert "Used by a kernel" in project.cli("clean", "--all", fails=True)
     assert "/somewhere/one.ipynb" in project.cli("clean"), "it is in use"
     kernel.end()
     shown = project.cli("clean")

@@ -23,7 +23,7 @@ from sandbox_kernel.shell_command import ShellCommand
 from sandbox_kernel.workspace.changes import Action, Change, Kind
 from sandbox_magics.commands import run_line
 from sandbox_magics.registry import CellCommand, Command, all_cell_commands, all_commands
-from sandbox_magics.workspace import _chosen
+from sandbox_magics.selection import select
 
 
 class FakeSession:
@@ -420,5 +420,67 @@ def test_errors_of_commands_belong_to_the_projects_tree() -> None:
 def test_choosing_among_very_many_changes_is_not_quadratic() -> None:
     changes = [Change("many", Action.ADD, Kind.FOLDER)]
     changes += [Change(f"many/{number}", Action.ADD, Kind.FILE, digest=str(number)) for number in range(100_000)]
-    assert len(_chosen(changes, ["many/*"])) == 100_001
-    assert [change.path for change in _chosen(changes, ["many/7", "many/99999"])] == ["many", "many/7", "many/99999"]
+    assert len(select(changes, ["many/*"], "/project")) == 100_001
+    few = select(changes, ["many/7", "many/99999"], "/project")
+    assert [change.path for change in few] == ["many", "many/7", "many/99999"]
+
+
+ADDED = [
+    "a1.txt",
+    "a[1].txt",
+    "b.csv",
+    "sub/x.txt",
+    "sub/in/y.txt",
+    "data.csv/part",
+    "line\nbreak.txt",
+    "-rf",
+    ".env.d",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("a[1].txt", ["a[1].txt"]),
+        ("a?.txt", ["a1.txt"]),
+        ("a[0-9].txt", ["a1.txt"]),
+        ("*.txt", ["a1.txt", "a[1].txt", "line\nbreak.txt"]),
+        ("./*.txt", ["a1.txt", "a[1].txt", "line\nbreak.txt"]),
+        ("**/*.txt", ["a1.txt", "a[1].txt", "sub/x.txt", "sub/in/y.txt", "line\nbreak.txt"]),
+        ("sub/**/*.txt", ["sub/x.txt", "sub/in/y.txt"]),
+        ("sub/*", ["sub/x.txt", "sub/in/y.txt"]),
+        ("*.csv", ["b.csv", "data.csv/part"]),
+        ("line\\nbreak.txt", ["line\nbreak.txt"]),
+        ("/project/sub/in/", ["sub/in/y.txt"]),
+        ("/work/sub/x.txt", ["sub/x.txt"]),
+        ("/project", ADDED),
+        ("-rf", ["-rf"]),
+        (".", ADDED),
+        ("**", ADDED),
+    ],
+)
+def test_files_of_a_diff_are_meant_as_they_are_called(name: str, meant: list[str]) -> None:
+    changes = [Change(path, Action.ADD, Kind.FILE) for path in ADDED]
+    assert [change.path for change in select(changes, [name], "/project")] == meant
+
+
+def test_a_file_of_a_diff_that_is_not_there_is_told() -> None:
+    with pytest.raises(CommandError, match="nothing called"):
+        select([Change("sub/x", Action.ADD, Kind.FILE)], ["sub/x", "x"], "/project")
+
+
+@pytest.mark.parametrize("name", ["w/a", "w", "?"])
+def test_what_was_in_the_place_of_a_new_folder_or_file_goes_with_it(name: str) -> None:
+    to_folder = [
+        Change("w", Action.REMOVE, Kind.FILE),
+        Change("w", Action.ADD, Kind.FOLDER),
+        Change("w/a", Action.ADD, Kind.FILE),
+    ]
+    assert select(to_folder, [name], "/project") == to_folder
+    to_file = [
+        Change("w/a", Action.REMOVE, Kind.FILE),
+        Change("w", Action.REMOVE, Kind.FOLDER),
+        Change("w", Action.ADD, Kind.FILE),
+    ]
+    if name != "w/a":
+        assert select(to_file, [name], "/project") == to_file

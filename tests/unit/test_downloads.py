@@ -49,7 +49,27 @@ def file(path: str, size: int = 1) -> FileEntry:
 
 async def arrivals(folder: Path, pattern: str, *entries: FileEntry, below: tuple[FileEntry, ...] = ()) -> Arrivals:
     with HostFolder(str(folder)) as opened:
-        return await Sorter(LyingFiles(*entries, below=below), opened, ()).sort([pattern])
+        return await Sorter(LyingFiles(*entries, below=below), opened, (), Patterns(HIDDEN)).sort([pattern])
+
+
+@pytest.mark.parametrize(
+    "path", [".git/hooks/pre-commit", "sub/.Git/config", ".env", ".ENV.local", "a/token.PEM", ".ssh/authorized_keys"]
+)
+async def test_nothing_lands_under_a_name_that_is_hidden(tmp_path: Path, path: str) -> None:
+    found = await arrivals(tmp_path, path, file(path))
+    assert found.files == []
+    assert found.left_out == {"with a name that Workspace.hidden hides on this machine": 1}
+    with HostFolder(str(tmp_path)) as opened:
+        sorter = Sorter(LyingFiles(file("config")), opened, (".git",), Patterns(HIDDEN))
+        assert (await sorter.sort(["config"])).files == []
+
+
+async def test_nothing_lands_in_a_home_folder_that_begins_with_a_dot(tmp_path: Path) -> None:
+    with HostFolder(str(tmp_path)) as opened:
+        sorter = Sorter(LyingFiles(file(".bashrc"), file("a.csv")), opened, (), Patterns(HIDDEN), dotted=False)
+        found = await sorter.sort([".bashrc", "a.csv"])
+    assert [arrival.path for arrival in found.files] == ["a.csv"]
+    assert found.left_out["with a name that begins with a dot, in a folder that is no notebook's own"] == 1
 
 
 @pytest.mark.parametrize(
@@ -93,7 +113,7 @@ async def test_of_names_that_are_one_on_other_systems_the_first_is_taken(tmp_pat
 
 async def test_a_file_that_two_patterns_name_lands_once(tmp_path: Path) -> None:
     with HostFolder(str(tmp_path)) as opened:
-        found = await Sorter(LyingFiles(file("a")), opened, ()).sort(["a", "*", "./a"])
+        found = await Sorter(LyingFiles(file("a")), opened, (), Patterns(HIDDEN)).sort(["a", "*", "./a"])
     assert [one.path for one in found.files] == ["a"]
     assert not found.left_out
 

@@ -24,6 +24,7 @@ from sandbox_kernel.operations import Operations
 from sandbox_kernel.providers.local.folders import try_lock
 from sandbox_kernel.workspace.entries import FILE, Entry
 from sandbox_kernel.workspace.layers import Layer, LayerStore
+from sandbox_kernel.workspace.owners import Owner
 from sandbox_kernel.workspace.staging import Staging
 
 DIGEST = "0" * 64
@@ -63,7 +64,7 @@ class Liar:
 
 @pytest.fixture
 def layer(tmp_path: Path) -> Iterator[Layer]:
-    made = LayerStore(str(tmp_path / "layers"), try_lock).open("/project", "")
+    made = LayerStore(str(tmp_path / "layers"), try_lock).open(Owner("/project"))
     yield made
     made.close()
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "help": (),
     "history": ("--show",),
     "install": ("--requirement",),
+    "kept": (),
     "list": (),
     "models": ("--check",),
     "pause": (),

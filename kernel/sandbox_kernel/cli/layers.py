@@ -13,6 +13,7 @@ from sandbox_kernel.errors import CommandError
 from sandbox_kernel.providers.local.folders import try_lock
 from sandbox_kernel.workspace.folder import shown
 from sandbox_kernel.workspace.layers import Layer, LayerStore, size_of
+from sandbox_kernel.workspace.owners import describe_owner
 from sandbox_kernel.workspace.settings import Workspace
 
 from .settings import kernel_configuration
@@ -22,7 +23,9 @@ def add_commands(families: Any) -> None:
     """Add the subcommand to the program's parser."""
     text = "show the changes that notebooks keep, and remove those that are too old or too large, or that are named"
     cleaner = families.add_parser("clean", help=text, description=text)
-    cleaner.add_argument("names", metavar="NAME", nargs="*", help="of the changes to remove, or its beginning")
+    cleaner.add_argument(
+        "names", metavar="NAME", nargs="*", help="of the changes to remove, or its beginning, or a notebook or folder"
+    )
     cleaner.add_argument("--all", action="store_true", help="remove all that no kernel uses")
     cleaner.set_defaults(run=clean)
 
@@ -34,22 +37,30 @@ def clean(arguments: Namespace) -> int:
     settings = Workspace(config=kernel_configuration([]))
     store = LayerStore(settings.layers, try_lock)
     removed = store.clean(settings.keep_days, settings.keep_size)
-    chosen = list(store.all()) if arguments.all else [_find(store, name) for name in arguments.names]
+    chosen = list(store.all()) if arguments.all else [one for name in arguments.names for one in _find(store, name)]
     used = [layer for layer in chosen if not store.remove(layer)]
     for layer in [*removed, *(layer for layer in chosen if layer not in used)]:
         print(f"removed {layer.name} ({_owner(layer)})")
-    if used and not arguments.all:
-        raise CommandError(f"{used[0].name} is used by a kernel; stop it, or use `%sandbox discard` in the notebook.")
-    _print_left(store)
+    if arguments.all or not used:
+        _print_left(store)
+    used = [layer for layer in used if not layer.is_empty()]
+    if used:
+        names = ", ".join(f"{layer.name} ({_owner(layer)})" for layer in used)
+        raise CommandError(f"Used by a kernel: {names}; stop that, or use `%sandbox discard` in the notebook.")
     return 0
 
 
-def _find(store: LayerStore, name: str) -> Layer:
+def _find(store: LayerStore, name: str) -> list[Layer]:
+    """Return those of a notebook or folder, as they are shown, or the one whose name begins so. Raises CommandError."""
+    path = str(Path(name).absolute())
+    found = [layer for layer in store.all() if path == (layer.owner.notebook or layer.owner.folder)]
+    if found:
+        return found
     found = [layer for layer in store.all() if layer.name.startswith(name)]
     if len(found) != 1:
         what = "Nothing kept is" if not found else "Several are"
         raise CommandError(f"{what} called {name!r}; `jupyter sandbox clean` shows all.")
-    return found[0]
+    return found
 
 
 def _print_left(store: LayerStore) -> None:
@@ -62,4 +73,4 @@ def _print_left(store: LayerStore) -> None:
 
 
 def _owner(layer: Layer) -> str:
-    return shown(str(Path(layer.notebook))) if layer.notebook else shown(layer.folder)
+    return shown(describe_owner(layer.owner))

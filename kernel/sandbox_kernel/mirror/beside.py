@@ -18,7 +18,7 @@ def chosen(notebook: NotebookFolder, layer: Layer, name: str, *, fresh: bool) ->
         others = [one for one in notebook.store.all() if one.mark() == name]
         other = next((one for one in others if notebook.store.take(one)), None)
         if other is None and not layer.is_empty():
-            other = notebook.store.make(notebook.folder, notebook.notebook)
+            other = notebook.store.make(notebook.owner)
         if other is not None:
             layer.close()
             layer = other

@@ -25,7 +25,7 @@ def make_copy(
 ) -> Copy:
     """Return the copy, not yet begun. Raises ConfigurationError."""
     settings = Workspace(parent=provider)
-    folder = NotebookFolder(settings, str(directory), notebook, try_lock)
+    folder = NotebookFolder(settings, str(directory), notebook, try_lock, provider.session_name)
     if folder.mode == "readwrite":
         folder.mode, folder.reason = "overlay", "cells elsewhere cannot write to the folder itself"
     copy = Copy(folder, operations, report, provider.private_paths)

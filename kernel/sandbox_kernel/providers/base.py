@@ -16,6 +16,7 @@ from sandbox_kernel.link.transport import Transport
 if TYPE_CHECKING:
     from sandbox_kernel.workspace.applying import Outcome
     from sandbox_kernel.workspace.changes import Change
+    from sandbox_kernel.workspace.folder import NotebookFolder
 
 
 class IsolationLevel(str, Enum):
@@ -223,6 +224,8 @@ class Provider(Configurable):
     """US dollars for an hour of a sandbox, as the configuration or the provider says; 0 if none are known."""
     place: str = ""
     """Where its sandboxes are, such as a server's address, for a provider that can be at several places."""
+    session_name: str = ""
+    """Which of a notebook's sandboxes it makes, where that has several with names: each keeps changes of its own."""
     private_paths: Sequence[str] = ()
     """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
 
@@ -242,6 +245,13 @@ class Provider(Configurable):
         Returns whether the notebook has kept changes that only a new sandbox can show.
         """
         return False
+
+    def notebook_folder(self) -> NotebookFolder | None:
+        """Return the notebook's folder with the changes that are kept of it; None if this kind keeps none.
+
+        Raises ConfigurationError.
+        """
+        return None
 
     @abstractmethod
     async def create(self, spec: SandboxSpec) -> Sandbox:

@@ -15,8 +15,9 @@ from functools import partial
 
 from sandbox_kernel.errors import CommandError
 
+from .bases import Bases
 from .beneath import open_anyway, open_one, opened_folder, opened_root, split, status_of
-from .changes import Action, Change, Kind, own_state, signature
+from .changes import Action, Change, Kind, is_opaque, own_state, signature
 from .contents import copy
 from .exchange import exchange
 from .layers import Layer
@@ -56,6 +57,7 @@ def apply_changes(layer: Layer, secrets: Secrets, changes: Iterable[Change]) -> 
             for change in outcome.done:
                 _remember(applied, upper, change.path)
             layer.set_applied(applied)
+            Bases(layer).renew([change.path for change in outcome.done])
     return outcome
 
 
@@ -80,14 +82,17 @@ def discard_changes(layer: Layer, secrets: Secrets, view: int, changes: Iterable
                 if change.action is not Action.ADD:
                     _remember(applied, upper, change.path)
             layer.set_applied(applied)
+            Bases(layer).renew([change.path for change in outcome.done])
     return outcome
 
 
-def forget_applied(layer: Layer) -> None:
-    """Remove from a layer that no sandbox uses what was applied and not touched since: the host has it now."""
+def settle(layer: Layer) -> None:
+    """Remove from a layer that no sandbox uses what is no change any more.
+
+    That is what was applied and not touched since, because the host has it now; and folders of the host's with nothing
+    in them, which are left where a change was taken back.
+    """
     applied = layer.applied()
-    if not applied:
-        return
     with opened_root(layer.upper) as upper:
         for path in sorted(applied, key=lambda path: path.count("/"), reverse=True):
             parent, name = split(path)
@@ -99,7 +104,26 @@ def forget_applied(layer: Layer) -> None:
                     _unwrap(folder, name)
                 else:
                     os.unlink(name, dir_fd=folder)
-    layer.set_applied({})
+        with suppress(OSError), opened_root(layer.owner.folder) as host:
+            _remove_hollow(upper, host)
+    if applied:
+        layer.set_applied({})
+
+
+def _remove_hollow(upper: int, host: int) -> bool:
+    """Remove the folders of the host's that a layer has nothing in; return whether nothing is left.
+
+    It ends at the first change, so it takes long only where there are many such folders. Raises OSError.
+    """
+    for name in os.listdir(upper):
+        status, beneath = status_of(upper, name), status_of(host, name)
+        if status is None or beneath is None or not stat.S_ISDIR(status.st_mode) or not stat.S_ISDIR(beneath.st_mode):
+            return False
+        with opened_folder(upper, name, anyway=True) as folder, opened_folder(host, name) as beside:
+            if is_opaque(folder) or not _remove_hollow(folder, beside):
+                return False
+        os.rmdir(name, dir_fd=upper)
+    return True
 
 
 def _unwrap(folder: int, name: str) -> None:
@@ -318,6 +342,8 @@ def _restore(view: int, host: int, change: Change) -> None:
         _require_unchanged(change, before)
         assert before is not None
         if change.kind is Kind.FOLDER:
+            # What cannot be looked into here cannot be shown there.
+            os.close(open_one(beside, name, os.O_DIRECTORY))
             os.mkdir(name, stat.S_IMODE(before.st_mode) & ~_SET, dir_fd=folder)
             os.chown(name, *_owner(folder), dir_fd=folder, follow_symlinks=False)
         elif change.kind is Kind.LINK:

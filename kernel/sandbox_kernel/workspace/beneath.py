@@ -30,9 +30,12 @@ def opened_folder(root: int, path: str, *, anyway: bool = False) -> Iterator[int
 
 
 @contextmanager
-def opened_root(path: str) -> Iterator[int]:
-    """Give a descriptor of the folder at a path, which is trusted. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def opened_root(path: str, *, follow: bool = True) -> Iterator[int]:
+    """Give a descriptor of the folder at a path, which is trusted, and may be a link if one is to be followed.
+
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
         yield descriptor
     finally:

@@ -17,6 +17,7 @@ from enum import Enum
 
 from sandbox_kernel.errors import CommandError
 
+from .bases import Bases
 from .beneath import MAX_DEPTH, open_anyway, opened_folder, opened_root, status_of
 from .contents import digest
 from .layers import Layer
@@ -70,7 +71,7 @@ class Change:
     refused: str = ""
     """Why it is never applied, as a clause."""
     conflict: bool = False
-    """It was changed on the host, too, since the sandbox got it."""
+    """It was changed on the host, too, since the sandbox got it, or has begun to show it."""
 
 
 def signature(status: os.stat_result | None) -> tuple[int, ...] | None:
@@ -99,9 +100,11 @@ def is_opaque(folder: int) -> bool:
 class ChangeReader:
     """Compares one layer with the host's folder. Blocking: to be called in a thread, while no cell writes."""
 
-    def __init__(self, layer: Layer, secrets: Secrets, largest_file: int) -> None:
+    def __init__(self, layer: Layer, secrets: Secrets, largest_file: int, bases: Bases | None = None) -> None:
+        """``bases`` say what is a conflict; without them nothing is."""
         self._layer, self._secrets, self._largest_file = layer, secrets, largest_file
         self._applied = layer.applied()
+        self._bases = bases
         self._count = 0
 
     def read(self) -> list[Change]:
@@ -125,7 +128,7 @@ class ChangeReader:
         names = os.listdir(folder)
         if path and host is not None and is_opaque(folder) and self._applied.get(path) != _own(os.fstat(folder)):
             for name in set(os.listdir(host)).difference(names):
-                yield from self._removed(host, name, beginning + name)
+                yield from self._removed(host, name, beginning + name, around=True)
         for name in names:
             status = status_of(folder, name)
             if status is None:
@@ -134,11 +137,24 @@ class ChangeReader:
             if self._applied.get(entry) == _own(status) and not stat.S_ISDIR(status.st_mode):
                 continue
             before = status_of(host, name) if host is not None else None
-            for change in self._compare(folder, host, name, entry, status, before):
+            try:
+                compared = list(self._compare(folder, host, name, entry, status, before))
+            except OSError as exc:
+                # One entry that cannot be read does not stand in the way of all others.
+                compared = [self._unreadable(entry, status, before, exc)]
+            for change in compared:
                 self._counted()
                 yield change
             if stat.S_ISDIR(status.st_mode):
                 waiting.append(entry)
+
+    def _unreadable(self, path: str, status: os.stat_result, before: os.stat_result | None, error: OSError) -> Change:
+        action = Action.REMOVE if is_whiteout(status) else Action.ADD if before is None else Action.CHANGE
+        kind = _kind(before) if is_whiteout(status) and before is not None else _kind(status)
+        return Change(path, action, kind, host=signature(before), refused=_cannot_be_read(error))
+
+    def _is_newer(self, path: str, status: os.stat_result) -> bool:
+        return self._bases is not None and self._bases.is_newer(path, status)
 
     def _counted(self) -> None:
         self._count += 1
@@ -202,10 +218,16 @@ class ChangeReader:
             host=signature(before),
             opaque=kind is Kind.FOLDER and before is None,
             refused=refused,
+            conflict=before is not None and self._is_newer(path, before),
         )
 
-    def _removed(self, host: int, name: str, path: str, *, whiteout: bool = False) -> Iterator[Change]:
-        """Give what a cell removed: of a folder, all that was shown of it. What is hidden stays, and its folder."""
+    def _removed(
+        self, host: int, name: str, path: str, *, whiteout: bool = False, around: bool = False
+    ) -> Iterator[Change]:
+        """Give what a cell removed: of a folder, all that was shown of it. What is hidden stays, and its folder.
+
+        ``around`` says that a folder around it was removed: then it stays, too, if it was changed here since.
+        """
         status = status_of(host, name)
         if status is None or self._secrets.holds(path, status):
             return
@@ -213,14 +235,23 @@ class ChangeReader:
             raise CommandError(f"Folders in {path[:40]}… are nested too deep to be removed by this command.")
         own = (0,) if whiteout else None
         kind = _kind(status)
-        if kind is Kind.FOLDER:
-            with opened_folder(host, name) as folder:
-                for inner in os.listdir(folder):
-                    yield from self._removed(folder, inner, f"{path}/{inner}")
-        self._counted()
         refused = "it is a device, a pipe or a socket" if kind is Kind.OTHER else ""
+        if kind is Kind.FOLDER:
+            try:
+                with opened_folder(host, name) as folder:
+                    for inner in os.listdir(folder):
+                        yield from self._removed(folder, inner, f"{path}/{inner}", around=True)
+            except OSError as exc:
+                refused = _cannot_be_read(exc)
+        conflict = kind is not Kind.FOLDER and self._is_newer(path, status)
+        if conflict and around and not refused:
+            refused = "it was changed on this machine after the sandbox's start, and cells removed only its folder"
+        self._counted()
         size = status.st_size if kind is Kind.FILE else 0
-        yield Change(path, Action.REMOVE, kind, size=size, layer=own, host=signature(status), refused=refused)
+        host_state = signature(status)
+        yield Change(
+            path, Action.REMOVE, kind, size=size, layer=own, host=host_state, refused=refused, conflict=conflict
+        )
 
 
 def _own(status: os.stat_result) -> list[int]:
@@ -241,6 +272,10 @@ def _kind(status: os.stat_result) -> Kind:
     if stat.S_ISDIR(status.st_mode):
         return Kind.FOLDER
     return Kind.LINK if stat.S_ISLNK(status.st_mode) else Kind.OTHER
+
+
+def _cannot_be_read(error: OSError) -> str:
+    return f"it cannot be read on this machine ({error.strerror or error})"
 
 
 def _is_equal(change: Change, host: int | None, name: str, before: os.stat_result | None) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from .layers import Layer, LayerStore, TryLock
+from .owners import Owner
 from .patterns import Patterns
 from .place import refusal
 from .secrets import Secrets
@@ -30,8 +31,10 @@ _KEPT = (
 class NotebookFolder:
     """Decides once what the folder is shown as; a provider that cannot do it says so by `degrade`."""
 
-    def __init__(self, settings: Workspace, folder: str, notebook: str, try_lock: TryLock) -> None:
+    def __init__(self, settings: Workspace, folder: str, notebook: str, try_lock: TryLock, session: str = "") -> None:
+        """``session`` is which of the notebook's sandboxes it is for, where it has several with names."""
         self.settings = settings
+        self.session = session
         self._try_lock = try_lock
         self.folder = os.path.realpath(folder)
         self.notebook = notebook
@@ -42,6 +45,8 @@ class NotebookFolder:
         self.secrets: Secrets | None = None
         self.patterns = Patterns(settings.hidden)
         self._greeting = ""
+        self._further = ""
+        """What it says of other changes that are kept."""
         self._looked = 0.0
         self._looking: threading.Thread | None = None
         self._cleaner: threading.Timer | None = None
@@ -76,21 +81,52 @@ class NotebookFolder:
 
     def _open_layer(self) -> None:
         try:
-            self.layer = self.store.open(self.folder, self.notebook)
+            self.layer = self.store.open(self.owner)
         except OSError as exc:
             self.degrade(f"no layer can be made in {self.settings.layers} ({exc.strerror}); set Workspace.layers")
             return
-        if self.layer.applied():
-            from .applying import forget_applied
-
-            forget_applied(self.layer)
         if not self.layer.is_empty():
             self._greeting = _KEPT
+        self._further = self._others()
+
+    def _others(self) -> str:
+        """Return a line about further changes that are kept and may be this notebook's."""
+        owner, kept = self.owner, self.kept()
+        if any(one.owner.is_now(owner) for one in kept):
+            return "More changes of this notebook were kept: `%sandbox kept` shows them.\n"
+        gone = [one.owner.notebook for one in kept if one.owner.is_gone() and one.owner.folder == self.folder]
+        if not gone:
+            return ""
+        return (
+            f"Changes of {shown(os.path.basename(gone[0]))} were kept, which is not there any more. If this notebook "
+            "is it, `%sandbox kept` goes on with them.\n"
+        )
+
+    @property
+    def owner(self) -> Owner:
+        """Whose its layers are."""
+        return Owner.now(self.folder, self.notebook, self.session)
 
     @property
     def store(self) -> LayerStore:
         """Where the layers are."""
-        return LayerStore(self.settings.layers, self._try_lock)
+        return LayerStore(self.settings.layers, self._try_lock, _settle)
+
+    def kept(self) -> list[Layer]:
+        """Return the layers with changes that nobody uses and that may be this notebook's, the last used first."""
+        owner = self.owner
+        found = [layer for layer in self.store.free() if layer.owner.may_be(owner)]
+        return sorted(found, key=lambda layer: layer.used, reverse=True)
+
+    def take_over(self, layer: Layer) -> bool:
+        """Go on with another layer in the next sandbox; return False if somebody uses it."""
+        if not self.store.take(layer):
+            return False
+        layer.belong(self.owner)
+        self.close()
+        self.layer = layer
+        self._greeting, self._further = _KEPT, ""
+        return True
 
     def degrade(self, reason: str) -> None:
         """Show the folder read-only from now on, because an overlay cannot be had: ``reason``, as a clause."""
@@ -103,12 +139,14 @@ class NotebookFolder:
         if self.notebook or self.layer is None:
             return False
         self.notebook = notebook
-        kept = self.store.kept_for(self.folder, notebook) if self.layer.is_empty() else None
+        kept = self.store.kept_for(self.owner) if self.layer.is_empty() else None
         if kept is None:
-            self.layer.belong(notebook)
+            self.layer.belong(self.owner)
+            self._further = self._others()
             return False
         self.layer.close()
-        self.layer, self._greeting = kept, _KEPT
+        self.layer = kept
+        self._greeting, self._further = _KEPT, self._others()
         return True
 
     def clean_later(self) -> None:
@@ -133,7 +171,8 @@ class NotebookFolder:
 
     def take_greeting(self) -> str:
         """Return what the first cell has to say, once."""
-        greeting, self._greeting = self._greeting, ""
+        greeting = self._greeting + self._further
+        self._greeting = self._further = ""
         return greeting
 
     def describe(self) -> str:
@@ -157,6 +196,9 @@ class NotebookFolder:
             names = ", ".join(shown(name) for name in self.secrets.unseen[:_SHOWN])
             text += f", of them {len(self.secrets.unseen)} because the folder is too large to look through: {names}"
             text += " … (Workspace.largest_folder)"
+        if self.secrets.locked:
+            names = ", ".join(shown(name) for name in self.secrets.locked[:_SHOWN])
+            text += f"; {len(self.secrets.locked)} of them folders that you may not read yourself: {names}"
         return text
 
     # ---- beside running cells
@@ -176,7 +218,7 @@ class NotebookFolder:
         changed = self.secrets.changed(0, _AT_ONCE)
         if changed:
             found += self.secrets.look_again(changed)
-        if len(self.secrets.folders) > _AT_ONCE and time.monotonic() - self._looked > _INTERVAL:
+        if self.secrets.count > _AT_ONCE and time.monotonic() - self._looked > _INTERVAL:
             self._looked = time.monotonic()
             self._looking = threading.Thread(target=self._look_at_rest, args=(self.secrets,), daemon=True)
             self._looking.start()
@@ -186,6 +228,13 @@ class NotebookFolder:
         changed = secrets.changed(_AT_ONCE)
         if changed:
             self._found = secrets.look_again(changed)
+
+
+def _settle(layer: Layer) -> None:
+    # Imported here, because most starts have no layer with changes.
+    from .applying import settle
+
+    settle(layer)
 
 
 def shown(text: str) -> str:

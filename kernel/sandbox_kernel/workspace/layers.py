@@ -1,7 +1,7 @@
 """The layers that cells write to, one folder each, kept until their changes are applied, thrown away, or too old.
 
-A layer belongs to a notebook, or, where nobody says which one it is, to a working directory. It is locked while a
-kernel process or the sandbox's janitor uses it, so no two sandboxes ever share one.
+A layer has an owner (owners.py). It is locked while a kernel process or the sandbox's janitor uses it, so no two
+sandboxes ever share one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox_kernel.processes import is_same_process, start_mark
+
+from .owners import Owner
 
 _META = "layer.json"
 _APPLIED = "applied.json"
@@ -32,10 +34,7 @@ class Layer:
     """One layer, locked while ``lock`` is open in a process."""
 
     path: str
-    folder: str
-    """The notebook's folder."""
-    notebook: str = ""
-    """The notebook's file; "" if nobody said."""
+    owner: Owner
     lock: int = -1
     noted: float = 0.0
     """When it was noted last that it is in use, on the monotonic clock."""
@@ -87,29 +86,29 @@ class Layer:
             self.noted = time.monotonic()
             self.touch()
 
-    def belong(self, notebook: str) -> None:
-        """Note which notebook it belongs to, and that this process uses it."""
-        self.notebook = notebook
+    def belong(self, owner: Owner) -> None:
+        """Note whose it is, and that this process uses it."""
+        self.owner = owner
         mark = {"pid": os.getpid(), "start": start_mark(os.getpid())}
-        _write(os.path.join(self.path, _META), {"folder": self.folder, "notebook": notebook, **mark})
+        write_json(os.path.join(self.path, _META), {**owner.write(), **mark})
 
     def applied(self) -> dict[str, list[int]]:
         """Return what was applied and still lies in the layer: signatures by path (see changes.py)."""
-        content = _read(os.path.join(self.path, _APPLIED))
+        content = read_json(os.path.join(self.path, _APPLIED))
         return content if isinstance(content, dict) else {}
 
     def set_applied(self, signatures: dict[str, list[int]]) -> None:
         """Remember what was applied."""
-        _write(os.path.join(self.path, _APPLIED), signatures)
+        write_json(os.path.join(self.path, _APPLIED), signatures)
 
     def mark(self) -> str:
         """Return which sandbox elsewhere it follows; "" if none was told."""
-        content = _read(os.path.join(self.path, _FOLLOWED))
+        content = read_json(os.path.join(self.path, _FOLLOWED))
         return content if isinstance(content, str) else ""
 
     def set_mark(self, name: str) -> None:
         """Remember which sandbox elsewhere it follows."""
-        _write(os.path.join(self.path, _FOLLOWED), name)
+        write_json(os.path.join(self.path, _FOLLOWED), name)
 
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
@@ -124,40 +123,57 @@ TryLock = Callable[[int], bool]
 class LayerStore:
     """All layers of this user, in one folder that is private."""
 
-    def __init__(self, root: str, try_lock: TryLock) -> None:
-        """``try_lock`` locks an open folder, or returns False: systems have different ways to do it."""
+    def __init__(self, root: str, try_lock: TryLock, settle: Callable[[Layer], None] = lambda _: None) -> None:
+        """``try_lock`` locks an open folder, or returns False: systems have different ways to do it.
+
+        ``settle`` is called with a locked layer, to remove what is no change any more.
+        """
         self.root = os.path.abspath(root)
         self._try_lock = try_lock
+        self._settle = settle
 
-    def open(self, folder: str, notebook: str) -> Layer:
-        """Return a layer for this notebook, locked: the one that was used last and is free, else a new one.
+    def open(self, owner: Owner) -> Layer:
+        """Return a layer of this owner, locked: of those that are free the one with changes that was used last.
 
-        Raises OSError.
+        Else an empty one. Raises OSError.
         """
         os.makedirs(self.root, 0o700, exist_ok=True)
-        found = [layer for layer in self.all() if (layer.folder, layer.notebook) == (folder, notebook)]
-        for layer in sorted(found, key=lambda layer: (not layer.is_empty(), layer.used), reverse=True):
-            if self.take(layer):
-                layer.belong(notebook)
-                return layer
-        return self.make(folder, notebook)
+        layer = self.kept_for(owner)
+        if layer is not None:
+            return layer
+        for empty in self.all():
+            if empty.owner.is_now(owner) and empty.is_empty() and self.take(empty):
+                empty.belong(owner)
+                return empty
+        return self.make(owner)
 
     def all(self) -> Iterator[Layer]:
         """Give every layer, unlocked."""
         with suppress(OSError), os.scandir(self.root) as entries:
             for entry in entries:
-                meta = _read(os.path.join(entry.path, _META))
+                meta = read_json(os.path.join(entry.path, _META))
                 if isinstance(meta, dict) and isinstance(meta.get("folder"), str):
-                    yield Layer(entry.path, meta["folder"], str(meta.get("notebook", "")))
+                    yield Layer(entry.path, Owner.read(meta))
 
-    def kept_for(self, folder: str, notebook: str) -> Layer | None:
-        """Return the layer with changes of this notebook that was used last and that nobody uses, locked."""
-        found = [one for one in self.all() if (one.folder, one.notebook) == (folder, notebook) and not one.is_empty()]
+    def kept_for(self, owner: Owner) -> Layer | None:
+        """Return the layer with changes of this owner that was used last and that nobody uses, locked."""
+        found = [layer for layer in self.all() if layer.owner.is_now(owner) and not layer.is_empty()]
         for layer in sorted(found, key=lambda layer: layer.used, reverse=True):
-            if self.take(layer):
-                layer.belong(notebook)
+            if not self.take(layer):
+                continue
+            self._settle(layer)
+            if not layer.is_empty():
+                layer.belong(owner)
                 return layer
+            layer.close()
         return None
+
+    def free(self) -> Iterator[Layer]:
+        """Give every layer with changes that nobody uses, unlocked."""
+        for layer in self.all():
+            if not layer.is_empty() and self._lock(layer):
+                layer.close()
+                yield layer
 
     def clean(self, keep_days: float, keep_size: int) -> list[Layer]:
         """Remove layers that are empty, too old, or, the oldest first, too large together; return those with changes.
@@ -211,14 +227,14 @@ class LayerStore:
             return False
         return True
 
-    def make(self, folder: str, notebook: str) -> Layer:
+    def make(self, owner: Owner) -> Layer:
         """Return a new layer, locked. Raises OSError."""
-        layer = Layer(os.path.join(self.root, os.urandom(8).hex()), folder)
+        layer = Layer(os.path.join(self.root, os.urandom(8).hex()), owner)
         os.mkdir(layer.path, 0o700)
         self._lock(layer)
         for path in (layer.data, layer.upper, layer.work):
             os.mkdir(path, 0o700)
-        layer.belong(notebook)
+        layer.belong(owner)
         return layer
 
 
@@ -252,11 +268,12 @@ def remove_tree(path: str) -> None:
 
 def _has_user(layer: Layer) -> bool:
     """Whether the kernel process that used it last still runs."""
-    meta = _read(os.path.join(layer.path, _META))
+    meta = read_json(os.path.join(layer.path, _META))
     return not isinstance(meta, dict) or is_same_process(int(meta.get("pid", 0)), str(meta.get("start", "")))
 
 
-def _read(path: str) -> Any:
+def read_json(path: str) -> Any:
+    """Return what `write_json` wrote; None if there is nothing that can be read."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return json.load(file)
@@ -264,7 +281,8 @@ def _read(path: str) -> Any:
         return None
 
 
-def _write(path: str, content: object) -> None:
+def write_json(path: str, content: object) -> None:
+    """Write a file, in one step. Raises OSError."""
     temporary = f"{path}.new"
     with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(content, file)

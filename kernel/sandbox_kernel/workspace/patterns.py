@@ -30,7 +30,7 @@ class _Rule:
 
     @cached_property
     def expression(self) -> re.Pattern[str]:
-        return re.compile(_translate(self.text.removeprefix("/")), re.DOTALL)
+        return re.compile(translate(self.text.removeprefix("/")), re.DOTALL)
 
     def matches(self, path: str, name: str, *, folder: bool) -> bool:
         if self.folders_only and not folder:
@@ -115,14 +115,14 @@ def _parse(pattern: str) -> _Rule | None:
 
 
 def _together(rules: Iterable[_Rule]) -> re.Pattern[str] | None:
-    expressions = [_translate(rule.text) for rule in rules]
+    expressions = [translate(rule.text) for rule in rules]
     return re.compile("|".join(f"(?:{one})" for one in expressions), re.DOTALL) if expressions else None
 
 
 _TOKENS = re.compile(r"(/\*\*/)|(^\*\*/)|(/\*\*$)|(\*+)|(\?)|(\[[!^]?\]?(?:\\.|[^\]\\])*\])|\\(.)|(.)", re.DOTALL)
 
 
-def _translate(text: str) -> str:
+def translate(text: str) -> str:
     """Return the regular expression of one pattern, as gitignore(5) describes it."""
     parts = []
     for found in _TOKENS.finditer(text):

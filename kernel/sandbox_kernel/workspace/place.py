@@ -16,8 +16,8 @@ def refusal(folder: str, patterns: Patterns) -> str:
     """Return why cells must not see this folder, as a clause; "" if they may."""
     folder = os.path.realpath(folder)
     home = os.path.realpath(os.path.expanduser("~"))
-    if not os.path.isdir(folder):
-        return f"{folder} is no folder"
+    if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
+        return f"{folder} is no folder that you may read"
     if folder == home:
         return "the notebook lies directly in your home folder, which holds more than a notebook should see"
     if f"{home}/".startswith(f"{folder.rstrip('/')}/"):

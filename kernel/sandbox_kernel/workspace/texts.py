@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-from collections.abc import Iterator
 
 from .beneath import open_anyway, open_one, opened_folder, opened_root, split
-from .changes import Change, Kind
+from .changes import Change
 from .layers import Layer
 from .secrets import Secrets
 
@@ -42,14 +41,20 @@ def _read(descriptor: int) -> bytes:
         os.close(descriptor)
 
 
-def difference(change: Change, before: bytes, after: bytes) -> Iterator[str]:
-    """Give the lines of a unified diff; none where the contents are no texts, or too long for one."""
-    if change.kind is not Kind.FILE or max(len(before), len(after)) > MAX_SIZE:
-        return
+def obstacle(before: bytes, after: bytes) -> str:
+    """Return why the lines of two contents are not compared, as a clause; "" if they can be."""
+    if max(len(before), len(after)) > MAX_SIZE:
+        return f"the lines of files beyond {MAX_SIZE // 1024} KiB are not compared"
     try:
-        old, new = before.decode().splitlines(), after.decode().splitlines()
+        longest = max(len(one.decode().splitlines()) for one in (before, after))
     except UnicodeDecodeError:
-        return
-    if b"\0" in before + after or max(len(old), len(new)) > MAX_LINES:
-        return
-    yield from list(difflib.unified_diff(old, new, "this machine", "the sandbox", lineterm=""))[2:]
+        return "it is no text"
+    if b"\0" in before + after:
+        return "it is no text"
+    return f"the lines of files with more than {MAX_LINES} are not compared" if longest > MAX_LINES else ""
+
+
+def difference(before: bytes, after: bytes) -> list[str]:
+    """Return the lines of a unified diff of two texts without an obstacle."""
+    old, new = before.decode().splitlines(), after.decode().splitlines()
+    return list(difflib.unified_diff(old, new, "this machine", "the sandbox", lineterm=""))[2:]

@@ -25,6 +25,7 @@ from sandbox_kernel.providers.local.janitor import Entrance, Janitor
 from sandbox_kernel.providers.local.limits import Limits, Size, bound_to, machine_memory, processes_counted_outside
 from sandbox_kernel.providers.local.spawn import Spawned, spawn
 from sandbox_kernel.providers.local.view import View, make_view
+from sandbox_kernel.workspace.bases import Bases
 from sandbox_kernel.workspace.folder import NotebookFolder
 from sandbox_kernel.workspace.settings import Workspace
 
@@ -229,9 +230,12 @@ class LocalProvider(Provider):
         if self._notebook is None:
             name = self.host_environment.get("JPY_SESSION_NAME", "")
             self._notebook = NotebookFolder(
-                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock
+                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock, self.session_name
             )
         return self._notebook
+
+    def notebook_folder(self) -> NotebookFolder:
+        return self.notebook
 
     async def connect(self, sandbox_id: str) -> Sandbox:
         raise SandboxError(
@@ -292,6 +296,8 @@ class LocalProvider(Provider):
         abandoned = [*folders.abandoned(self.work_root), *folders.abandoned(folders.MEMORY)]
         notebook = self.notebook
         notebook.prepare(self.private_paths, environment.mounts)
+        if notebook.layer is not None:
+            Bases(notebook.layer).begin()
         if notebook.mode == "overlay" and not binary.overlays:
             version = ".".join(map(str, binary.version))
             notebook.degrade(

@@ -11,6 +11,7 @@ from typing import TypeVar
 from sandbox_kernel.errors import SandboxLostError
 from sandbox_kernel.providers.local.view import View, make_whiteouts
 from sandbox_kernel.workspace.applying import Outcome, apply_changes, discard_changes
+from sandbox_kernel.workspace.bases import Bases
 from sandbox_kernel.workspace.changes import Change, ChangeReader
 from sandbox_kernel.workspace.folder import NotebookFolder, shown
 from sandbox_kernel.workspace.layers import Layer
@@ -88,7 +89,7 @@ class ShownFolder:
     async def read(self) -> list[Change]:
         layer, secrets = self._parts()
         largest = int(self.notebook.settings.largest_file)
-        return await self._quietly(lambda: ChangeReader(layer, secrets, largest).read())
+        return await self._quietly(lambda: ChangeReader(layer, secrets, largest, Bases(layer)).read())
 
     async def apply(self, changes: list[Change]) -> Outcome:
         layer, secrets = self._parts()

@@ -103,9 +103,14 @@ def make_whiteouts(
     device = os.makedev(0, 0)
     for path in hidden:
         make(os.path.dirname(path))
-        with suppress(FileExistsError):
+        target = os.path.join(layer, path)
+        try:
             # What an overlay takes for a deleted entry; everybody may make this one device (mknod(2), Linux 5.8).
-            os.mknod(os.path.join(layer, path), stat.S_IFCHR, device)
+            os.mknod(target, stat.S_IFCHR, device)
+        except FileExistsError:
+            # A folder that cells have seen cannot be hidden while they run.
+            if not stat.S_ISCHR(os.lstat(target).st_mode):
+                raise
 
 
 def _copy_status(source: str, target: str) -> None:

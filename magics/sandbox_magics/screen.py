@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from sandbox_kernel.library.outputs import Clear, Display, Error, ExecuteResult, Other, Output, Stream
+from sandbox_kernel.library.outputs import Clear, Display, Error, ExecuteResult, Notice, Other, Output, Stream
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGETS = (
@@ -41,6 +41,8 @@ class Screen:
     def show(self, output: Output) -> None:
         """Show one output, or keep it where the outer cell shows it by itself at its end."""
         match output:
+            case Notice(text):
+                sys.stderr.write(text)
             case Stream(name, text):
                 self._show_result()
                 (sys.stderr if name == "stderr" else sys.stdout).write(text)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config
 
 import sandbox_kernel
 from sandbox_kernel import BlockingSandbox, Sandbox
@@ -28,7 +29,7 @@ from sandbox_kernel.errors import (
     TransferError,
     UnknownProviderError,
 )
-from sandbox_kernel.library import Display, Error, ExecuteResult, InputRequest, Output, Result, Status, Stream
+from sandbox_kernel.library import Display, Error, ExecuteResult, InputRequest, Notice, Output, Result, Status, Stream
 from sandbox_kernel.lifecycle import State
 
 if sys.platform != "linux":
@@ -478,6 +479,67 @@ async def test_pickle_of_a_hostile_sandbox_is_never_opened(sandbox: Sandbox, tmp
     with pytest.raises(TransferError, match="unpickled"):
         await sandbox.pull("value")
     assert not trap.exists()
+
+
+# ---- the notebook's folder
+
+
+async def told(sandbox: Sandbox) -> str:
+    """Return what the next cell is told; an error where nothing can be hidden in a sandbox that runs."""
+    try:
+        return (await sandbox.run("1")).notice
+    except SandboxLostError as exc:
+        return str(exc)
+
+
+async def test_secret_that_appears_is_hidden_before_the_next_cell(tmp_path: Path) -> None:
+    async with Sandbox(directory=tmp_path) as sandbox:
+        await sandbox.run("1")
+        (tmp_path / "server.key").write_text("SECRET")
+        assert "server.key appeared" in await told(sandbox)
+        result = await sandbox.run("import os; print(os.path.exists('server.key'))")
+        assert (result.stdout, result.stderr, result.notice) == ("False\n", "", "")
+
+
+async def test_sandbox_that_cannot_hide_a_secret_is_given_up_with_one_error(tmp_path: Path) -> None:
+    config = Config({"Workspace": {"mode": "readwrite"}})
+    folder = tmp_path / "notebook"
+    # Shown as it is, it must be readable by the sandbox's user.
+    folder.mkdir(mode=0o755)
+    async with Sandbox(directory=folder, config=config) as sandbox:
+        await sandbox.run("kept = 1")
+        (folder / "server.key").write_text("SECRET")
+        with pytest.raises(SandboxLostError, match=r"server\.key appeared"):
+            await sandbox.run("1")
+        code = "print('kept' in dir(), 'SECRET' in open('server.key').read())"
+        assert (await sandbox.run(code)).stdout == "False False\n"
+
+
+async def test_kept_changes_are_told_once_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Sandbox() as sandbox:
+        assert (await sandbox.run("open('made', 'w').close()")).notice == ""
+        if sandbox.session.changes is None:
+            pytest.skip("no overlay can be had here")
+    async with Sandbox() as sandbox:
+        await sandbox.push(value=1)
+        first = await anext(aiter(sandbox.stream("1")))
+        assert isinstance(first, Notice)
+        assert "not applied" in first.text
+        assert (await sandbox.run("1")).notice == ""
+    log = next((tmp_path / "runtime").glob("*.log")).read_text()
+    assert "not applied" in log
+
+
+async def test_directory_is_the_folder_that_cells_see(tmp_path: Path) -> None:
+    (tmp_path / "beside.txt").write_text("here")
+    async with Sandbox(directory=tmp_path) as sandbox:
+        assert (await sandbox.run("print(open('beside.txt').read())")).stdout == "here\n"
+
+
+def test_directory_that_does_not_exist_is_told_where_the_sandbox_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere is no folder"):
+        BlockingSandbox(directory=tmp_path / "nowhere")
 
 
 # ---- without an event loop

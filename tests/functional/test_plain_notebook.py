@@ -288,6 +288,27 @@ def test_failed_pull_changes_nothing(notebook: PlainNotebook) -> None:
     assert notebook.run("good").result == "'mine'"
 
 
+# ---- the notebook's folder
+
+
+def test_what_the_session_has_to_say_is_told_in_the_next_cell(tmp_path: Path) -> None:
+    notebook = PlainNotebook(tmp_path)
+    try:
+        assert notebook.run("%%sandbox\nopen('made', 'w').close()").stream("stderr") == ""
+        (status,) = notebook.run("%sandbox status").contents("display_data")
+        if ", overlay:" not in status["data"]["text/plain"]:
+            pytest.skip("no overlay can be had here")
+        notebook.run("%unload_ext sandbox_magics")
+        notebook.run("%load_ext sandbox_magics")
+        assert "not applied" in notebook.run("%%sandbox\n1").stream("stderr")
+        (tmp_path / "server.key").write_text("SECRET")
+        ran = notebook.run("%%sandbox\nprint(1)")
+        assert "server.key appeared" in (ran.error["evalue"] if ran.status == "error" else ran.stream("stderr"))
+        assert notebook.run("%%sandbox\nimport os; os.path.exists('server.key')").result == "False"
+    finally:
+        notebook.end()
+
+
 # ---- completion
 
 

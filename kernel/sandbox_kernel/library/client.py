@@ -29,7 +29,20 @@ from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer
 from sandbox_kernel.session import SandboxSession
 
-from .outputs import Clear, Display, Error, ExecuteResult, InputRequest, Json, Other, Output, Status, Stream, size_of
+from .outputs import (
+    Clear,
+    Display,
+    Error,
+    ExecuteResult,
+    InputRequest,
+    Json,
+    Notice,
+    Other,
+    Output,
+    Status,
+    Stream,
+    size_of,
+)
 
 PROTOCOL_VERSION = "5.3"
 REPLY_GRACE = 2.0
@@ -177,6 +190,7 @@ class Client:
         self._used = False
         self._held = False
         self._question: bytes = b""
+        self._notice = ""
         self._clock: CellClock[Cell] = CellClock()
         self._session_id = uuid.uuid4().hex
         self._tasks: set[asyncio.Task[None]] = set()
@@ -278,10 +292,24 @@ class Client:
         cell = self._current = self._waiting.popleft()
         self._used = self._used or not cell.hidden
         self._log("cell", cell)
+        if not cell.hidden and not self._made_ready(cell):
+            return
         try:
             self._execute(cell)
         except ValueError as exc:
             self._end(cell, InvocationError(f"The cell is too large for a sandbox: {exc}."))
+
+    def _made_ready(self, cell: Cell) -> bool:
+        """Let the sandbox make ready for a cell; False if it was given up instead, which the cell was told then."""
+        try:
+            notice = self._notice + self.session.before_cell()
+        except SandboxLostError:
+            return False
+        self._notice = ""
+        if notice:
+            self.session.log.write("notice", correlation_id=cell.correlation_id, text=notice)
+            cell.put(Notice(notice))
+        return True
 
     def _execute(self, cell: Cell) -> None:
         content = {
@@ -353,6 +381,7 @@ class Client:
 
     def on_ready(self) -> None:
         """An inner kernel takes requests."""
+        self._notice += self.session.greeting()
         self._advance()
 
     def on_ended(self, error: SandboxKernelError) -> None:

@@ -223,6 +223,8 @@ class Provider(Configurable):
     """Where its sandboxes are, such as a server's address, for a provider that can be at several places."""
     private_paths: Sequence[str] = ()
     """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
+    directory: str = ""
+    """The notebook's folder on this machine, set before the first sandbox; "" is the working directory."""
 
     def prepare(self) -> None:
         """Begin with a sandbox ahead of the first `create`, which takes it over. Optional.
@@ -233,6 +235,9 @@ class Provider(Configurable):
 
     def abandon(self) -> None:
         """End what `prepare` began and no `create` took over."""
+
+    def close(self) -> None:
+        """Let go of what is kept from one sandbox to the next. Called once, when the last of them has ended."""
 
     def belongs_to(self, notebook: str) -> bool:
         """Take note of the notebook's file, which some front ends tell only when the kernel runs.

@@ -179,6 +179,11 @@ class LocalProvider(Provider):
             self._prepared.abandon()
             self._prepared = None
 
+    def close(self) -> None:
+        self.abandon()
+        if self._notebook is not None:
+            self._notebook.close()
+
     async def create(self, spec: SandboxSpec) -> Sandbox:
         from sandbox_kernel.providers.local import diagnosis
 
@@ -229,7 +234,7 @@ class LocalProvider(Provider):
         if self._notebook is None:
             name = self.host_environment.get("JPY_SESSION_NAME", "")
             self._notebook = NotebookFolder(
-                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock
+                self.workspace or Workspace(parent=self), self.directory or os.getcwd(), name, folders.try_lock
             )
         return self._notebook
 

@@ -85,8 +85,13 @@ class SandboxMagics:
 
     def _run(self, sandbox: BlockingSandbox, session: str, code: str) -> Screen:
         screen = Screen(self._notebook.shell, session)
-        for output in sandbox.stream(code, on_input=ask if self._notebook.can_ask else None):
-            screen.show(output)
+        try:
+            for output in sandbox.stream(code, on_input=ask if self._notebook.can_ask else None):
+                screen.show(output)
+        except KeyboardInterrupt:
+            # What the interrupt did to a cell that came to its end, the cell has said.
+            if not screen.ended:
+                raise
         if screen.error is not None:
             raise cell_error(screen.error)
         return screen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -614,7 +615,13 @@ from sandbox_kernel import BlockingSandbox
 sandbox = BlockingSandbox()
 print(sandbox.run("kept = 40\\nkept + 2").text, flush=True)
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-print(sandbox.run("import time\\ntime.sleep(600)").error.name, flush=True)
+runs = 0
+try:
+    while True:
+        runs += 1
+        sandbox.run("import time\\ntry:\\n    time.sleep(600)\\nexcept KeyboardInterrupt:\\n    ended = True")
+except KeyboardInterrupt:
+    print("KeyboardInterrupt after", runs, sandbox.run("ended").text, flush=True)
 print(sandbox.run("kept").text, sandbox.info.details.get("limits held by") is not None, flush=True)
 print(os.getpid(), sandbox.info.sandbox_id)
 """
@@ -626,12 +633,25 @@ def test_script_runs_cells_takes_ctrl_c_and_leaves_nothing(tmp_path: Path) -> No
     )
     assert done.stderr == ""
     *lines, last = done.stdout.splitlines()
-    assert lines == ["42", "KeyboardInterrupt", "40 True"]
+    assert lines == ["42", "KeyboardInterrupt after 1 True", "40 True"]
     sandbox_id = last.split()[1]
     left = [entry.name for entry in os.scandir("/proc") if entry.name.isdigit() and sandbox_id in command(entry.name)]
     assert left == []
     log = next((tmp_path / "runtime").glob("*.log")).read_text()
     assert "record_failed" not in log
+
+
+def test_interrupted_stream_goes_on_to_the_cells_end_and_raises() -> None:
+    with BlockingSandbox() as sandbox:
+        outputs: list[Output] = []
+        code = "import time\nprint('first')\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('last')"
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the outputs before it count
+            for output in sandbox.stream(code):
+                outputs.append(output)
+                if output == Stream("stdout", "first\n"):
+                    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert outputs[-2:] == [Stream("stdout", "last\n"), Status("idle")]
+        assert sandbox.run("1").text == "1"
 
 
 def command(pid: str) -> str:

@@ -126,6 +126,23 @@ def test_output_arrives_while_the_cell_runs_and_interrupt_reaches_it(notebook: P
     assert notebook.run("%%sandbox\nkept").result == "1"
 
 
+def test_cell_that_takes_its_interrupt_ends_well(notebook: PlainNotebook) -> None:
+    code = WAITING.replace("time.sleep(600)", "try: time.sleep(600)\nexcept KeyboardInterrupt: print('taken')")
+    cell = notebook.front_end.cell(code)
+    notebook.front_end.until(lambda: "going" in cell.stream())
+    notebook.interrupt()
+    ran = notebook.front_end.finish(cell)
+    assert (ran.status, ran.stream()) == ("ok", "going\ntaken\n")
+
+
+def test_interrupt_ends_the_cell_that_uses_the_library(notebook: PlainNotebook) -> None:
+    code = "with sandbox_kernel.BlockingSandbox() as s:\n    s.run('1')\n    print('going')\n"
+    cell = notebook.front_end.cell(f"import sandbox_kernel\n{code}    s.run('import time; time.sleep(600)')")
+    notebook.front_end.until(lambda: "going" in cell.stream())
+    notebook.interrupt()
+    assert notebook.front_end.finish(cell).error["ename"] == "KeyboardInterrupt"
+
+
 def test_error_is_shown_as_it_was_and_the_cell_fails(notebook: PlainNotebook) -> None:
     ran = notebook.run("%%sandbox\ndef divide():\n    1 / 0\ndivide()")
     assert (ran.error["ename"], ran.error["evalue"]) == ("ZeroDivisionError", "division by zero")

@@ -31,7 +31,8 @@ EXIT_TIMEOUT = 10.0
 class BlockingSandbox:
     """Does what `Sandbox` does, in an event loop of its own: its methods wait, also where a loop runs already.
 
-    It may be used by several threads. Interrupting who waits (Ctrl-C) interrupts the cell that he waits for.
+    It may be used by several threads. Interrupting who waits (Ctrl-C) interrupts the cell that he waits for, and raises
+    KeyboardInterrupt when that has ended.
     ``on_input`` and ``on_approval`` are called in the thread that waits. What is not closed ends with the program.
     """
 
@@ -106,7 +107,10 @@ class BlockingSandbox:
         on_input: Callable[[InputRequest], str] | None = None,
         **scope: Any,
     ) -> Iterator[Output]:
-        """Run a cell and give its outputs as they come; who stops early interrupts it. See `Sandbox.stream`."""
+        """Run a cell and give its outputs as they come; who stops early interrupts it. See `Sandbox.stream`.
+
+        After an interrupt the outputs go on to the cell's end, and then KeyboardInterrupt is raised.
+        """
         turn = self.turn()
         asker, scope = self._asker(on_input, turn), self._approver(scope, turn)
         execution = self._sandbox.stream(code, timeout=timeout, correlation_id=correlation_id, on_input=asker, **scope)
@@ -116,12 +120,17 @@ class BlockingSandbox:
             # None is no output: a coroutine cannot raise StopAsyncIteration.
             return await anext(outputs, None)
 
+        interrupted = False
         try:
-            while (output := turn.wait(following(), self._sandbox.interrupt)) is not None:
+            while (output := turn.wait_gently(following(), self._sandbox.interrupt)) is not None:
+                interrupted = interrupted or turn.interrupted
                 yield output
+            interrupted = interrupted or turn.interrupted
         finally:
             with suppress(StateError):
                 self.wait(outputs.aclose())  # type: ignore[attr-defined]
+        if interrupted:
+            raise KeyboardInterrupt
 
     def interrupt(self) -> None:
         """Interrupt the cell that runs; from another thread, since this one waits for it."""

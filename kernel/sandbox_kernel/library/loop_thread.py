@@ -88,22 +88,33 @@ class Turn:
         self._thread = thread
         self._calls: deque[_Call] = deque()
         self._news: SimpleQueue[None] = SimpleQueue()
+        self.interrupted = False
+        """A KeyboardInterrupt came during the last wait."""
 
     def wait(self, work: Coroutine[Any, Any, T], on_interrupt: Callable[[], bool] = lambda: False) -> T:
         """Return what the work returns.
 
         A KeyboardInterrupt becomes ``on_interrupt``, called on the loop's thread, where that returns True: the work
-        will end by itself. Else the work is cancelled, and the KeyboardInterrupt is raised when it has ended.
+        will end by itself. Else the work is cancelled. In both cases it is raised when the work has ended.
         """
+        value = self.wait_gently(work, on_interrupt)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return value
+
+    def wait_gently(self, work: Coroutine[Any, Any, T], on_interrupt: Callable[[], bool] = lambda: False) -> T:
+        """Do what `wait` does, but return what the work that was not cancelled comes to: see `interrupted`."""
         future = self._thread.submit(work)
         future.add_done_callback(lambda _: self._news.put(None))
         interrupts = 0
+        self.interrupted = False
         while not future.done() or self._calls:
             try:
                 self._news.get()
                 self._do_calls()
             except KeyboardInterrupt:
                 interrupts += 1
+                self.interrupted = True
                 if interrupts > GENTLE_INTERRUPTS or not self._passed_on(on_interrupt):
                     future.cancel()
                 # What was taken off the queue may not have been done.
@@ -112,6 +123,11 @@ class Turn:
             return future.result()
         except CancelledError:
             raise KeyboardInterrupt from None
+        except Exception as exc:
+            if self.interrupted:
+                # Whatever the interrupt made the work fail with.
+                raise KeyboardInterrupt from exc
+            raise
 
     async def call(self, function: Callable[[], T]) -> T:
         """Have the waiting thread call this; return what it returns. Cancelled where that was interrupted."""

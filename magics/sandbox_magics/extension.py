@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from sandbox_kernel.bridge.stub import IDENTIFIER, add_matcher
 from sandbox_kernel.cell_memory import RunCell
 from sandbox_kernel.errors import CellError, CommandError, SandboxKernelError
 from sandbox_kernel.library import BlockingSandbox, InputRequest
@@ -16,7 +17,7 @@ from sandbox_kernel.library.outputs import Error, cell_error
 from sandbox_kernel.requests import names_command
 
 from .commands import run_line
-from .completion import IDENTIFIER, Completer
+from .completion import Completer
 from .notebook import DEFAULT_SESSION, Notebook, NotebookContext
 from .registry import Parser, split
 from .screen import Screen
@@ -38,7 +39,7 @@ def load(shell: Any) -> None:
     magics = SandboxMagics(notebook)
     shell.register_magic_function(magics.line, "line", "sandbox")
     shell.register_magic_function(magics.cell, "cell", "sandbox")
-    shell.Completer.custom_matchers.append(Completer(notebook).matcher)
+    add_matcher(shell, Completer(notebook).complete)
 
 
 def unload(shell: Any) -> None:

@@ -345,6 +345,13 @@ def test_completion_knows_commands_options_sessions_and_variables(notebook: Plai
     assert notebook.complete("%%sandbox --session sec") == ["second"]
     assert notebook.complete("%%sandbox --provider l") == ["local"]
     assert "my_variable" in notebook.complete("my_v")
+    (notebook.folder / "below").mkdir()
+    (notebook.folder / "below/needs.txt").touch()
+    assert notebook.complete("%sandbox install -r below/") == ["below/needs.txt"]
+    assert notebook.complete("%sandbox upload below/needs.txt --to made-") == ["made-inside.txt"]
+    for nothing in ("%%sandbox -o ", "%sandbox upload nowhere/", "%sandbox nothing a"):
+        assert notebook.complete(nothing) == []
+    assert notebook.complete("%%sandbox\nmy_variable = 1\nimpor") == ["import"]
 
 
 # ---- the library

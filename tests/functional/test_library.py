@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from sandbox_kernel.errors import (
     CellError,
     CommandError,
     ConfigurationError,
+    InvocationError,
     NotFoundError,
     SandboxKernelError,
     SandboxLostError,
@@ -689,6 +690,50 @@ def test_files_without_an_event_loop() -> None:
         sandbox.remove("a.txt")
         with pytest.raises(NotFoundError):
             sandbox.read("a.txt")
+
+
+async def test_file_is_written_from_whatever_gives_bytes(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "content").write_bytes(b"abc" * 200_000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a"
+        yield bytearray(b"b")
+
+    with (tmp_path / "content").open("rb") as file:
+        assert await sandbox.write("a", file) == 600_000
+    assert await sandbox.write("a", pieces()) == 2
+    assert await sandbox.write("a", (b"xy" for _ in range(3))) == 6
+    assert await sandbox.write("a", memoryview(b"xyz")) == 3
+    for wrong, reason in (("text", "encode the text"), (["text"], "encode the text"), (7, "this is int")):
+        with pytest.raises(InvocationError, match=reason):
+            await sandbox.write("a", wrong)  # type: ignore[arg-type]
+    with (tmp_path / "content").open() as text, pytest.raises(InvocationError, match="mode 'rb'"):
+        await sandbox.write("a", text)  # type: ignore[arg-type]
+    assert b"".join([piece async for piece in sandbox.read("a")]) == b"xyz"
+
+
+def test_files_are_streamed_without_an_event_loop() -> None:
+    made: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(40):
+            made.append(threading.get_ident())
+            yield bytes([number]) * 100_000
+
+    with BlockingSandbox() as sandbox:
+        assert sandbox.write("a.bin", pieces(), mode=0o755) == 4_000_000
+        assert set(made) == {threading.get_ident()}
+        assert sandbox.run("import os; oct(os.stat('a.bin').st_mode & 0o111)").text == "'0o111'"
+        read = list(sandbox.read_pieces("a.bin"))
+        assert len(read) > 1
+        assert b"".join(read) == b"".join(pieces())
+        for _ in sandbox.read_pieces("a.bin"):
+            break
+        with pytest.raises(InvocationError, match="encode the text"):
+            sandbox.write("a.bin", "text")  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):
+            sandbox.write("a.bin", (b"x" * (1 // n) for n in (1, 0)))
+        assert len(sandbox.read("a.bin")) == 4_000_000
 
 
 async def test_outputs_are_guarded(sandbox: Sandbox) -> None:

@@ -13,6 +13,7 @@ from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import FileEntry
 from sandbox_kernel.session_info import SessionInfo
 
+from .contents import Content, pieces_of
 from .loop_thread import LoopThread, Turn, awaitable
 from .outputs import InputRequest, Output, Result
 from .sandbox import Sandbox
@@ -150,16 +151,31 @@ class BlockingSandbox:
         return self.wait(self._sandbox.pull(name))
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
-        """Return a file's content; `Sandbox.read` gives it in pieces."""
+        """Return a file's content; `read_pieces` gives it in pieces."""
 
         async def whole() -> bytes:
             return b"".join([piece async for piece in self._sandbox.read(path, limit=limit)])
 
         return self.wait(whole())
 
-    def write(self, path: str, content: bytes) -> int:
-        """Write a file and return its size in bytes."""
-        return self.wait(self._sandbox.write(path, content))
+    def read_pieces(self, path: str, *, limit: int | None = None) -> Iterator[bytes]:
+        """Give a file's content in pieces, of which only one is in memory; see `Sandbox.read`."""
+        pieces = self._sandbox.read(path, limit=limit)
+
+        async def following() -> bytes | None:
+            return await anext(pieces, None)
+
+        try:
+            while (piece := self.wait(following())) is not None:
+                yield piece
+        finally:
+            with suppress(StateError):
+                self.wait(pieces.aclose())
+
+    def write(self, path: str, content: Content, *, mode: int = 0o644) -> int:
+        """Write a file and return its size in bytes; see `Sandbox.write`. Pieces are made in the thread that waits."""
+        turn = self.turn()
+        return turn.wait(self._sandbox.write(path, pieces_of(content, turn.call), mode=mode))
 
     def list(self, pattern: str = "*", *, recursive: bool = False, limit: int = 100_000) -> Sequence[FileEntry]:
         """Return the files that match a pattern; see `Sandbox.list`."""

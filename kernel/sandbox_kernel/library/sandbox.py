@@ -6,7 +6,6 @@ import asyncio
 import inspect
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -26,6 +25,7 @@ from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.session_info import SessionInfo
 
 from .client import Cell, Client
+from .contents import Content, pieces_of
 from .outputs import MAX_KEPT, Error, InputRequest, Json, Output, Recording, Result
 from .settings import make_session
 
@@ -42,7 +42,6 @@ OnApproval = Callable[[str], Union[str, Awaitable[str]]]
 """Answers whether a cell's call of a tool is allowed: "y", "a" (always), "n" or "never"; it gets the question."""
 
 MAX_CORRELATION_ID = 128
-PIECE = 256 * 1024
 
 
 class HasVariables(Protocol):
@@ -222,10 +221,14 @@ class Sandbox:
             async for piece in pieces:
                 yield piece
 
-    async def write(self, path: str, content: bytes | AsyncIterable[bytes], *, mode: int = 0o644) -> int:
-        """Write a file, whole or from pieces, and return its size in bytes; see `SandboxFiles.write`."""
+    async def write(self, path: str, content: Content, *, mode: int = 0o644) -> int:
+        """Write a file and return its size in bytes; see `SandboxFiles.write`.
+
+        From bytes, from an iterable of bytes (asynchronous or not), or from a file that is open for reading bytes;
+        what is not asynchronous is read in a thread.
+        """
+        pieces = pieces_of(content, asyncio.to_thread)
         await self.ensure_started()
-        pieces = _pieces(content) if isinstance(content, bytes) else content
         return await self._session.files.write(path, pieces, mode=mode)
 
     async def list(
@@ -311,11 +314,6 @@ class Sandbox:
             self._loop = loop
         elif self._loop is not loop:
             raise StateError("This sandbox belongs to another event loop; make one in each, or use BlockingSandbox.")
-
-
-async def _pieces(content: bytes) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(content), PIECE):
-        yield content[start : start + PIECE]
 
 
 class Execution:

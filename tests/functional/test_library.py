@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from traitlets.config import Config
@@ -137,6 +138,28 @@ async def test_error_of_who_answers_is_raised_where_he_waits(sandbox: Sandbox) -
     assert (await sandbox.run("1")).text == "1"
 
 
+async def test_cell_cannot_be_run_to_answer_another_ones_question(sandbox: Sandbox) -> None:
+    async def answer(request: InputRequest) -> str:
+        assert await sandbox.write("beside", b"1") == 1
+        return (await sandbox.run("1")).text
+
+    with pytest.raises(StateError, match="waits for this answer"):
+        await sandbox.run("input()", on_input=answer)
+
+    async def pull(request: InputRequest) -> str:
+        return str(await sandbox.pull("kept"))
+
+    with pytest.raises(StateError, match="waits for this answer"):
+        await sandbox.run("kept = 1\ninput()", on_input=pull)
+    async with Sandbox() as other:
+        result = await sandbox.run("input()", on_input=lambda request: run_text(other, "6 * 7"))
+    assert result.text == "'42'"
+
+
+async def run_text(sandbox: Sandbox, code: str) -> str:
+    return (await sandbox.run(code)).text
+
+
 async def test_cells_run_one_after_the_other(sandbox: Sandbox) -> None:
     results = await asyncio.gather(*(sandbox.run(f"{number}") for number in range(5)))
     assert [result.text for result in results] == ["0", "1", "2", "3", "4"]
@@ -155,6 +178,25 @@ async def test_correlation_id_is_the_callers_or_a_new_one(sandbox: Sandbox) -> N
     assert any('"order 66"' in line for line in sandbox.session.log.tail(100))
     with pytest.raises(CommandError, match="printable"):
         await sandbox.run("1", correlation_id="a\nb")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"code": None}, "code of a cell is text, and this is NoneType"),
+        ({"code": b"1"}, "this is bytes"),
+        ({"code": "1", "correlation_id": 5}, "printable text"),
+        ({"code": "1", "timeout": "5"}, "number of seconds"),
+        ({"code": "1", "timeout": -1}, "number of seconds"),
+    ],
+)
+async def test_wrong_arguments_are_refused_before_anything_starts(arguments: dict[str, Any], reason: str) -> None:
+    async with Sandbox() as sandbox:
+        with pytest.raises(CommandError, match=reason):
+            await sandbox.run(**arguments)
+        with pytest.raises(TransferError, match="no name of a variable"):
+            await sandbox.pull(5)  # type: ignore[arg-type]
+        assert sandbox.state is State.INACTIVE
 
 
 async def test_timeout_interrupts_the_cell_and_keeps_variables(sandbox: Sandbox) -> None:
@@ -560,6 +602,9 @@ def test_blocking_sandbox_does_the_same() -> None:
 
         assert sandbox.run("input('Name? ')", on_input=answer).text == "'Name? '"
         assert asked_in == [thread]
+        with pytest.raises(StateError, match="waits for this answer"):
+            sandbox.run("input()", on_input=lambda request: sandbox.run("1").text)
+        assert sandbox.run("1").text == "1"
         sandbox.push(value=[1])
         assert sandbox.pull("value") == [1]
         sandbox.pause()

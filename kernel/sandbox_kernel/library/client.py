@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,6 +23,7 @@ from sandbox_kernel.errors import (
     SandboxKernelError,
     SandboxLostError,
     SandboxTimeoutError,
+    StateError,
 )
 from sandbox_kernel.host_tools import CellScope, NoTools, ToolSource, new_correlation_id
 from sandbox_kernel.lifecycle import State
@@ -60,6 +62,10 @@ VALUE = "sandbox_value"
 """The type of the messages that carry variables; see inside.py."""
 
 _DROPPED = {"execute_input", "iopub_welcome"}
+
+
+ANSWERING: ContextVar[Cell | None] = ContextVar("answering", default=None)
+"""The cell that waits for an answer of the program, in what makes that answer."""
 
 
 class Cell:
@@ -242,7 +248,13 @@ class Client:
     # ---- cells
 
     def submit(self, cell: Cell) -> None:
-        """Run a cell when those before it are done."""
+        """Run a cell when those before it are done. Raises StateError where that cannot be."""
+        asking = ANSWERING.get()
+        if asking is not None and asking is self._current:
+            raise StateError(
+                "A cell of this sandbox waits for this answer, and no other runs in it meanwhile; run it afterwards, "
+                "or in another sandbox."
+            )
         self._waiting.append(cell)
         self._advance()
 

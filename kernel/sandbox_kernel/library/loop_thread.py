@@ -11,6 +11,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from .client import ANSWERING
+
 T = TypeVar("T")
 
 GENTLE_INTERRUPTS = 2
@@ -164,6 +166,15 @@ def awaitable(function: Callable[[Any], Any], turn: Turn) -> Callable[[Any], Awa
     """Return a coroutine function that has the waiting thread call FUNCTION."""
 
     async def called(argument: Any) -> Any:
-        return await turn.call(lambda: function(argument))
+        asking = ANSWERING.get()
+
+        def call() -> Any:
+            token = ANSWERING.set(asking)
+            try:
+                return function(argument)
+            finally:
+                ANSWERING.reset(token)
+
+        return await turn.call(call)
 
     return called

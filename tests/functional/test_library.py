@@ -361,6 +361,13 @@ def test_mistakes_are_told_where_the_sandbox_is_made(arguments: dict[str, object
             kind(**arguments)  # type: ignore[arg-type]
 
 
+def test_too_little_memory_is_told_where_the_sandbox_is_made_and_the_least_is_enough() -> None:
+    with pytest.raises(ConfigurationError, match=r"memory.*no Python starts; give at least 64 MiB"):
+        BlockingSandbox(memory="10 MiB")
+    with BlockingSandbox(memory="64 MiB") as sandbox:
+        assert sandbox.run("1 + 1").text == "2"
+
+
 def test_unknown_provider_is_told_with_the_nearest() -> None:
     with pytest.raises(UnknownProviderError, match="did you mean 'local'"):
         Sandbox("locla")

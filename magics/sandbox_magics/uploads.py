@@ -102,7 +102,8 @@ class Chooser:
             yield
 
     def _take_match(self, path: str, real: str, *, named: bool) -> Iterator[None]:
-        base = self._directory if self._is_inside(path) else os.path.dirname(path)
+        is_own = path == self._directory or self._is_inside(path)
+        base = self._directory if is_own else os.path.dirname(path)
         if not os.path.isdir(real):
             self._take(real, os.path.relpath(path, base), named=named)
             return

@@ -267,6 +267,10 @@ def test_command_is_interrupted(notebook: PlainNotebook) -> None:
         ("%sandbox pull absent", "no variable of that name in the sandbox"),
         ("%sandbox --session", "needs a name"),
         ("%sandbox --session a/b status", "no name of a session"),
+        ("%sandbox --session 'a b' status", "'a b' is no name of a session"),
+        ("%%sandbox --session 'a b'\n1", "'a b' is no name of a session"),
+        ("%%sandbox --session é\n1", "letters from a to z"),
+        ("%sandbox --session nope pull x", "no session 'nope'; it has: default"),
         ("%%sandbox --bogus\n1", "unrecognized arguments"),
         ("%%sandbox -o\n1", "expected one argument"),
     ],
@@ -367,8 +371,13 @@ def test_library_works_in_a_cell_with_and_without_await(notebook: PlainNotebook)
 def test_extension_can_be_unloaded_and_loaded_again(tmp_path: Path) -> None:
     notebook = PlainNotebook(tmp_path)
     try:
-        notebook.run("%%sandbox\n1")
-        assert notebook.run("%unload_ext sandbox_magics").status == "ok"
+        notebook.run("%%sandbox\nkept = 1")
+        notebook.run("%%sandbox --session 'second'\nkept = 2")
+        assert notebook.run("%reload_ext sandbox_magics").stream() == ""
+        assert notebook.run("%%sandbox\nkept").result == "1"
+        assert notebook.run("%%sandbox --session=second\nkept").result == "2"
+        assert notebook.complete("%sandbox st") == ["start", "status", "stop"]
+        assert "were ended: default, second" in notebook.run("%unload_ext sandbox_magics").stream()
         assert notebook.sandboxes() == []
         assert notebook.run("%%sandbox\n1").status == "error"
         assert notebook.run("%load_ext sandbox_magics").status == "ok"

@@ -84,7 +84,12 @@ class Chooser:
                 if len(self.choice.files) > MAX_FILES:
                     raise CommandError(f"{pattern!r} matches more than {MAX_FILES:,} files; narrow it, or pack them.")
             if not self._matched:
-                raise CommandError(f"Nothing matches {pattern!r} in the notebook's folder, {self._directory}.")
+                place = (
+                    "on this machine"
+                    if pattern.startswith(("/", "~"))
+                    else f"in the notebook's folder, {self._directory}"
+                )
+                raise CommandError(f"Nothing matches {pattern!r} {place}.")
         return self.choice
 
     def _steps(self, pattern: str) -> Iterator[None]:

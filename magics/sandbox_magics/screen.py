@@ -47,6 +47,8 @@ class Screen:
                 self.ended = True
             case Notice(text):
                 sys.stderr.write(text)
+                # Before what the cell prints, which goes another way.
+                sys.stderr.flush()
             case Stream(name, text):
                 self._show_result()
                 (sys.stderr if name == "stderr" else sys.stdout).write(text)

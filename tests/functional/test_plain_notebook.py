@@ -321,7 +321,9 @@ def test_what_the_session_has_to_say_is_told_in_the_next_cell(tmp_path: Path) ->
             pytest.skip("no overlay can be had here")
         notebook.run("%unload_ext sandbox_magics")
         notebook.run("%load_ext sandbox_magics")
-        assert "not applied" in notebook.run("%%sandbox\n1").stream("stderr")
+        ran = notebook.run("%%sandbox\nprint(1)")
+        assert [one["name"] for one in ran.contents("stream")] == ["stderr", "stdout"]
+        assert "not applied" in ran.stream("stderr")
         (tmp_path / "server.key").write_text("SECRET")
         ran = notebook.run("%%sandbox\nprint(1)")
         assert "server.key appeared" in (ran.error["evalue"] if ran.status == "error" else ran.stream("stderr"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from traitlets import TraitError
 from traitlets.config import Config
 
-from .configuration import USAGE, check, load_configuration
+from .configuration import USAGE, check, jupyter_folders, load_configuration
 from .errors import ConfigurationError, SandboxKernelError
 from .providers.broken import BrokenProvider
 from .providers.registry import SECTIONS, create_provider, find_provider, provider_classes, provider_name
@@ -94,10 +94,8 @@ class Start:
 
     def _private_paths(self) -> tuple[str, ...]:
         """Return where keys of Jupyter's lie, which no sandbox may see."""
-        from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_runtime_dir
-
         key = [str(connection_file(self.connection_file).absolute())] if self.connection_file else []
-        return (*key, jupyter_config_dir(), jupyter_data_dir(), jupyter_runtime_dir())
+        return (*key, *jupyter_folders())
 
     def make_session(self, kernel: Kernel) -> SandboxSession:
         """Return the session that the configuration asks for."""

@@ -94,6 +94,13 @@ def load_configuration(argv: Sequence[str]) -> tuple[Config, Options]:
     return config, options
 
 
+def jupyter_folders() -> tuple[str, ...]:
+    """Return where Jupyter's keys and the user's settings lie, which no sandbox may see."""
+    from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_runtime_dir
+
+    return (jupyter_config_dir(), jupyter_data_dir(), jupyter_runtime_dir())
+
+
 def parse_arguments(argv: Sequence[str]) -> tuple[Config, Options]:
     """Return what ARGV alone says. Never raises."""
     options = Options()

@@ -279,6 +279,7 @@ class SandboxSession(SessionLife):
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
         for task in (*self._tasks, *self._background):
             task.cancel()
+        self._provider.close()
 
     async def _leave_sandbox(self, *, restart: bool) -> None:
         if self._released:

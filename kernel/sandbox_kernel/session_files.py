@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from typing import Any
 
-from .errors import InvocationError, QuotaError
+from .errors import InvocationError, NotFoundError, QuotaError
 from .link.protocol import FRAME_SIZE, Buffer
 from .operations import Operation, Operations
 from .providers.base import FileEntry, SandboxFiles
@@ -76,7 +76,12 @@ class LinkFiles(SandboxFiles):
         with self._operations.begun("file", subject, **fields) as operation:
             count = 0
             while True:
-                event, data = await operation.next()
+                try:
+                    event, data = await operation.next()
+                except NotFoundError as exc:
+                    raise NotFoundError(
+                        f"Nothing in the sandbox matches {pattern!r}.", **self._operations.ids()
+                    ) from exc
                 if event.get("end"):
                     return
                 for entry in self._entries(subject, data):

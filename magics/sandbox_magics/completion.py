@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable
 from glob import escape
 from typing import Any
 
-from sandbox_kernel.bridge.stub import MAX_PATHS, paths
+from sandbox_kernel.bridge.stub import MAX_PATHS, WITH_FILE, alone, paths, words_of
 from sandbox_kernel.errors import SandboxKernelError
 from sandbox_kernel.lifecycle import State
 
 from .notebook import DEFAULT_SESSION, Notebook
 from .registry import CellCommand, Command, all_cell_commands, all_commands
 
-IDENTIFIER = "sandbox_magics"
-LINE, CELL = MAGICS = ("%sandbox", "%%sandbox")
+CELL = "%%sandbox"
 CELL_OPTIONS = ("--provider", "--session", "-o")
 
 
@@ -75,31 +74,12 @@ class Completer:
     def __init__(self, notebook: Notebook) -> None:
         self._notebook = notebook
 
-    @property
-    def matcher(self) -> Callable[[Any], Any]:
-        """A function that IPython's completer takes among its `custom_matchers`."""
-        from IPython.core.completer import context_matcher
-
-        matcher: Callable[[Any], Any] = context_matcher(identifier=IDENTIFIER, priority=100)(
-            lambda context: self.complete(context)  # noqa: PLW0108 - a method takes no attributes, which this one gets
-        )
-        return matcher
-
     def complete(self, context: Any) -> dict[str, Any]:
         """Return what the word at the cursor may be."""
-        text = context.line_with_cursor[: len(context.text_until_cursor)]
-        first, *words = text.lstrip().split() or [""]
-        if first not in MAGICS or not (words or text[-1].isspace()):
+        magic, words, symbol = words_of(context)
+        if not magic:
             return {"completions": []}
-        symbol = "" if text[-1].isspace() else words.pop()
-        # What IPython replaces may be a part of the word: it divides them at dashes, too.
-        token = str(context.token)
-        found = self._of_cell(words) if first == CELL else self._of_line(words, symbol)
-        matching = sorted({word for word in found if word.startswith(symbol)})
-        cut = len(symbol) - len(token) if symbol.endswith(token) else 0
-        from IPython.core.completer import SimpleCompletion
-
-        return {"completions": [SimpleCompletion(word[cut:], type="sandbox") for word in matching], "suppress": True}
+        return alone(self._of_cell(words) if magic == CELL else self._of_line(words, symbol), symbol)
 
     def _of_cell(self, words: list[str]) -> Iterable[str]:
         match words[-1:]:
@@ -127,6 +107,8 @@ class Completer:
                 return (*command_names(self._notebook), "--session")
         if not words:
             return command_names(self._notebook)
+        if words[-1] in WITH_FILE.get(words[0], ()):
+            return (sandbox_files if words[0] == "upload" else files)(self._notebook, symbol)
         named = [one for one in all_commands() if one.name == words[0]]
         others = COMPLETERS[words[0]](self._notebook, symbol) if words[0] in COMPLETERS else ()
         return (*others, *(option for one in named for option in options_of(one)))

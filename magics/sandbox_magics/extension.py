@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import re
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from sandbox_kernel.bridge.stub import IDENTIFIER, add_matcher
 from sandbox_kernel.cell_memory import RunCell
 from sandbox_kernel.errors import CellError, CommandError, SandboxKernelError
 from sandbox_kernel.library import BlockingSandbox, InputRequest
@@ -16,11 +18,12 @@ from sandbox_kernel.library.outputs import Error, cell_error
 from sandbox_kernel.requests import names_command
 
 from .commands import run_line
-from .completion import IDENTIFIER, Completer
+from .completion import Completer
 from .notebook import DEFAULT_SESSION, Notebook, NotebookContext
 from .registry import Parser, split
 from .screen import Screen
 
+_SESSION = re.compile(r"""--session(?:=|\s+)("[^"]*"|'[^']*'|[^\s"']+)(?:\s+(.*))?""", re.DOTALL)
 ATTRIBUTE = "_sandbox_notebook"
 """Of the shell: the notebook's sandboxes."""
 BEGINNING = frozenset({"start", "attach", "upload", "push", "install", "shell"})
@@ -33,26 +36,39 @@ def load(shell: Any) -> None:
     if getattr(known, "__module__", "") == "sandbox_kernel.bridge.stub":
         print("In this kernel every cell runs in a sandbox, and %sandbox is there; nothing was loaded.")  # noqa: T201
         return
-    if hasattr(shell, ATTRIBUTE):
+    notebook = getattr(shell, ATTRIBUTE, None)
+    if notebook is None:
+        notebook = Notebook(shell)
+        setattr(shell, ATTRIBUTE, notebook)
+    elif not notebook.leaving:
         return
-    notebook = Notebook(shell)
-    setattr(shell, ATTRIBUTE, notebook)
+    notebook.leaving = False
     magics = SandboxMagics(notebook)
     shell.register_magic_function(magics.line, "line", "sandbox")
     shell.register_magic_function(magics.cell, "cell", "sandbox")
-    shell.Completer.custom_matchers.append(Completer(notebook).matcher)
+    add_matcher(shell, Completer(notebook).complete)
 
 
 def unload(shell: Any) -> None:
-    """Remove the magics, and end the sandboxes."""
+    """Remove the magics, and end the sandboxes with the cell: `%reload_ext` loads again in it, and keeps them."""
     notebook = getattr(shell, ATTRIBUTE, None)
-    if notebook is not None:
-        delattr(shell, ATTRIBUTE)
-        for kind in ("line", "cell"):
-            shell.magics_manager.magics[kind].pop("sandbox", None)
-        matchers = shell.Completer.custom_matchers
-        matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", "") != IDENTIFIER]
-        notebook.close()
+    if notebook is None or notebook.leaving:
+        return
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("sandbox", None)
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", "") != IDENTIFIER]
+    notebook.leaving = True
+
+    def end(_result: object) -> None:
+        shell.events.unregister("post_run_cell", end)
+        if notebook.leaving:
+            delattr(shell, ATTRIBUTE)
+            ended = notebook.close()
+            if ended:
+                print(f"The sandboxes of this notebook were ended: {', '.join(ended)}.")  # noqa: T201
+
+    shell.events.register("post_run_cell", end)
 
 
 class SandboxMagics:
@@ -87,8 +103,13 @@ class SandboxMagics:
 
     def _run(self, sandbox: BlockingSandbox, session: str, code: str) -> Screen:
         screen = Screen(self._notebook.shell, session)
-        for output in sandbox.stream(code, on_input=ask if self._notebook.can_ask else None):
-            screen.show(output)
+        try:
+            for output in sandbox.stream(code, on_input=ask if self._notebook.can_ask else None):
+                screen.show(output)
+        except KeyboardInterrupt:
+            # What the interrupt did to a cell that came to its end, the cell has said.
+            if not screen.ended:
+                raise
         if screen.error is not None:
             raise cell_error(screen.error)
         return screen
@@ -140,11 +161,10 @@ class _Told:
 def session_of(line: str) -> tuple[str, str]:
     """Return the session's name, and the command behind it. Raises CommandError."""
     text = line.strip()
-    for option in ("--session=", "--session "):
-        if text.startswith(option):
-            name, _, command = text[len(option) :].strip().partition(" ")
-            return name, command.strip()
-    if text == "--session":
+    if found := _SESSION.fullmatch(text):
+        (name,) = split(found[1]) or [""]
+        return name, found[2] or ""
+    if text in ("--session", "--session="):
         raise CommandError("`%sandbox --session` needs a name, as in: %sandbox --session second status")
     return DEFAULT_SESSION, text
 

@@ -18,6 +18,7 @@ from sandbox_kernel.errors import CommandError, InvocationError, NotFoundError, 
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.progress import Progress, count_text, size_text
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
+from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.workspace.place import refusal
 
 from .downloads import Arrival, Arrivals, Sorter, is_harmless
@@ -36,6 +37,8 @@ SPARE = 256 * 1024 * 1024
 SHOWN = 20
 """Files that a question names; what it replaces is always named."""
 MAX_LISTED = 1000
+READ_ONLY = "read-only; /scratch"
+"""What a provider's description says of a workspace that cannot be written to."""
 
 _GONE = (State.INACTIVE, State.ERROR, State.CLOSED)
 
@@ -60,10 +63,22 @@ async def upload(context: CommandContext, arguments: Namespace) -> None:
     with Progress(context, "Upload", choice.size) as progress:
         for file in choice.files:
             progress.begin(shown(file.target))
-            await context.session.files.write(file.target, _content(file, progress), mode=file.mode | 0o600)
+            await _send(context.session, file, progress)
             context.session.uploaded.append(file.target)
     _summarize(context, "Uploaded", len(choice.files), choice.size, arguments.to or "the working folder")
     _write_left_out(context, choice.left_out)
+
+
+async def _send(session: SandboxSession, file: HostFile, progress: Progress) -> None:
+    try:
+        await session.files.write(file.target, _content(file, progress), mode=file.mode | 0o600)
+    except InvocationError as exc:
+        # The mode of the workspace is the provider's; it says it in words.
+        if file.target.startswith("/") or READ_ONLY not in session.info.details.get("workspace", ""):
+            raise
+        raise InvocationError(
+            f"{exc} Cells cannot write to the notebook's folder here: upload to another one, as in --to /scratch."
+        ) from exc
 
 
 async def _approve_upload(context: CommandContext, choice: Choice) -> None:
@@ -210,6 +225,11 @@ async def _fetch(files: SandboxFiles, folder: HostFolder, file: Arrival, progres
                 landing.write(pieces)
             progress.advance(rest)
             landing.commit()
+    except QuotaError as exc:
+        raise QuotaError(
+            f"{file.source!r} has more than the {size_text(file.size)} that were shown: it is written to, or has no "
+            "size of its own, as files in /proc have none. Copy it in the sandbox, and download the copy."
+        ) from exc
     except OSError as exc:
         raise InvocationError(f"{file.path!r} cannot be written on this machine: {exc.strerror}.") from exc
     return size

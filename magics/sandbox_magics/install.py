@@ -8,11 +8,11 @@ import posixpath
 import tempfile
 from argparse import Namespace
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from sandbox_kernel.commands import CommandContext, require_approval
-from sandbox_kernel.errors import CommandError, SandboxError
+from sandbox_kernel.errors import CommandError, NotFoundError, QuotaError, SandboxError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.progress import Progress, count_text, size_text
 from sandbox_kernel.session import SandboxSession
@@ -30,17 +30,20 @@ MAX_REQUIREMENTS = 1024 * 1024
 @command(
     "install",
     argument("packages", nargs="*", metavar="PACKAGE", help="a package's name, with versions perhaps: 'pandas>=2'"),
-    argument("-r", "--requirement", metavar="FILE", help="a file of such names, in the notebook's folder"),
+    argument(
+        "-r", "--requirement", metavar="FILE", help="a file of such names, of this machine, in the notebook's folder"
+    ),
 )
 async def install(context: CommandContext, arguments: Namespace) -> None:
     """Install packages in the sandbox, which needs no network for it; they stay until the sandbox ends.
 
     This machine's pip fetches them, from the index that it is configured for, after asking. It takes wheels only: a
-    source distribution would have to be built here, which runs its author's code.
+    source distribution would have to be built here, which runs its author's code. A FILE is read as it is on this
+    machine: what cells changed in it counts when it was applied.
     """
     wanted = [checked_requirement(one) for one in arguments.packages]
     if arguments.requirement:
-        wanted += read_requirements(await _read(context.session, arguments.requirement))
+        wanted += read_requirements(await _read(context, arguments.requirement))
     if not wanted:
         raise CommandError("`%sandbox install` needs the names of packages, as in: %sandbox install seaborn")
     names = ", ".join(wanted)
@@ -54,8 +57,9 @@ async def install(context: CommandContext, arguments: Namespace) -> None:
         await _install(context, wanted, Path(folder))
 
 
-async def _read(session: SandboxSession, name: str) -> str:
+async def _read(context: CommandContext, name: str) -> str:
     """Return a file of the notebook's folder. Raises CommandError for one that lies elsewhere."""
+    session = context.session
     choice = await Chooser(session.directory, "", session.hidden).choose([name])
     if len(choice.files) != 1 or not choice.files[0].is_inside:
         raise CommandError(f"{name!r} must be one file in the notebook's folder.")
@@ -64,8 +68,23 @@ async def _read(session: SandboxSession, name: str) -> str:
         raise CommandError(f"{name!r} is too large for a file of requirements.")
     with HostFolder(file.anchor) as folder:
         descriptor = folder.open(file.parts)
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as opened:
-        return opened.read(MAX_REQUIREMENTS)
+    with os.fdopen(descriptor, "rb") as opened:
+        content = opened.read(MAX_REQUIREMENTS)
+    if await _is_changed(session, "/".join(file.parts), content):
+        context.write(f"Cells have changed {name}; it is read as it is on this machine until `%sandbox apply`.\n")
+    # Editors of Windows begin a file with a mark.
+    return content.decode("utf-8-sig", errors="replace")
+
+
+async def _is_changed(session: SandboxSession, path: str, content: bytes) -> bool:
+    """Whether cells of the sandbox that runs see another content."""
+    if session.state is not State.ACTIVE or session.changes is None:
+        return False
+    try:
+        async with aclosing(session.files.read(path, limit=len(content))) as pieces:
+            return b"".join([piece async for piece in pieces]) != content
+    except (NotFoundError, QuotaError):
+        return True
 
 
 async def _install(context: CommandContext, wanted: Sequence[str], scratch: Path) -> None:

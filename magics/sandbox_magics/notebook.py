@@ -8,6 +8,7 @@ from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from sandbox_kernel.errors import CommandError
+from sandbox_kernel.lifecycle import State
 
 if TYPE_CHECKING:
     # Not imported by the kernel process, which has no use for them.
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SESSION = "default"
 
-_NAME = re.compile(r"[\w-]{1,40}")
+_NAME = re.compile(r"[\w-]{1,40}", re.ASCII)
 
 
 class Notebook:
@@ -27,13 +28,16 @@ class Notebook:
     def __init__(self, shell: Any) -> None:
         self.shell = shell
         self._sandboxes: dict[str, BlockingSandbox] = {}
+        self.leaving = False
+        """The extension was unloaded; unless it is loaded again in the same cell, the sandboxes end."""
 
     def __iter__(self) -> Any:
         return iter(sorted(self._sandboxes))
 
     def existing(self, name: str) -> BlockingSandbox:
         """Return the sandbox of that name, which was used before, or is the default one. Raises CommandError."""
-        if name != DEFAULT_SESSION and _NAME.fullmatch(name) and name not in self._sandboxes:
+        _require_name(name)
+        if name != DEFAULT_SESSION and name not in self._sandboxes:
             known = ", ".join(sorted({DEFAULT_SESSION, *self._sandboxes}))
             raise CommandError(
                 f"There is no session {name!r}; there are: {known}. "
@@ -43,8 +47,7 @@ class Notebook:
 
     def sandbox(self, name: str = DEFAULT_SESSION, provider: str = "") -> BlockingSandbox:
         """Return the sandbox of that name, which may not have started. Raises CommandError, ConfigurationError."""
-        if not _NAME.fullmatch(name):
-            raise CommandError(f"{name[:50]!r} is no name of a session: letters, digits, _ and -, 40 at most.")
+        _require_name(name)
         if provider:
             self._require_allowed(provider)
         found = self._sandboxes.get(name)
@@ -79,10 +82,12 @@ class Notebook:
         """Ask the person in front of the notebook whether a cell may call a tool."""
         return input(question) if self.can_ask else "n"
 
-    def close(self) -> None:
-        """End all of them."""
+    def close(self) -> list[str]:
+        """End all of them; return the names of those that ran."""
+        names = sorted(name for name, one in self._sandboxes.items() if one.state is not State.INACTIVE)
         while self._sandboxes:
             self._sandboxes.popitem()[1].close()
+        return names
 
     def _require_allowed(self, provider: str) -> None:
         if provider not in self.providers:
@@ -90,6 +95,11 @@ class Notebook:
                 f"The configuration does not let a cell choose the provider {provider!r}; it allows: "
                 f"{', '.join(self.providers)} (SandboxSession.allowed_providers)."
             )
+
+
+def _require_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise CommandError(f"{name[:50]!r} is no name of a session: letters from a to z, digits, _ and -, 40 at most.")
 
 
 class NotebookContext:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from sandbox_kernel.library.outputs import Clear, Display, Error, ExecuteResult, Other, Output, Stream
+from sandbox_kernel.library.outputs import Clear, Display, Error, ExecuteResult, Notice, Other, Output, Status, Stream
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGETS = (
@@ -37,10 +37,18 @@ class Screen:
         self._result: ExecuteResult | None = None
         self._told = False
         self.error: Error | None = None
+        self.ended = False
+        """The cell came to its end."""
 
     def show(self, output: Output) -> None:
         """Show one output, or keep it where the outer cell shows it by itself at its end."""
         match output:
+            case Status("idle"):
+                self.ended = True
+            case Notice(text):
+                sys.stderr.write(text)
+                # Before what the cell prints, which goes another way.
+                sys.stderr.flush()
             case Stream(name, text):
                 self._show_result()
                 (sys.stderr if name == "stderr" else sys.stdout).write(text)

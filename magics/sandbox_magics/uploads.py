@@ -84,7 +84,12 @@ class Chooser:
                 if len(self.choice.files) > MAX_FILES:
                     raise CommandError(f"{pattern!r} matches more than {MAX_FILES:,} files; narrow it, or pack them.")
             if not self._matched:
-                raise CommandError(f"Nothing matches {pattern!r} in the notebook's folder, {self._directory}.")
+                place = (
+                    "on this machine"
+                    if pattern.startswith(("/", "~"))
+                    else f"in the notebook's folder, {self._directory}"
+                )
+                raise CommandError(f"Nothing matches {pattern!r} {place}.")
         return self.choice
 
     def _steps(self, pattern: str) -> Iterator[None]:
@@ -102,7 +107,8 @@ class Chooser:
             yield
 
     def _take_match(self, path: str, real: str, *, named: bool) -> Iterator[None]:
-        base = self._directory if self._is_inside(path) else os.path.dirname(path)
+        is_own = path == self._directory or self._is_inside(path)
+        base = self._directory if is_own else os.path.dirname(path)
         if not os.path.isdir(real):
             self._take(real, os.path.relpath(path, base), named=named)
             return

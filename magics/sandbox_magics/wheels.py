@@ -31,6 +31,17 @@ _REQUIREMENT = re.compile(
 _MARKER = re.compile(r"""[A-Za-z0-9_.<>=!~()\s'"+*-]+""", re.ASCII)
 _ARCHIVES = (".whl", ".zip", ".gz", ".bz2", ".xz", ".tar", ".tgz", ".tbz", ".egg")
 _TAG = re.compile(r"[A-Za-z0-9_.]{1,100}", re.ASCII)
+_OPTION = re.compile(r"(?:^|\s)(--?[A-Za-z][A-Za-z-]*)")
+_OF_FILES = {
+    "-r": "put the lines of that file into this one",
+    "--requirement": "put the lines of that file into this one",
+    "-c": "put the versions behind the packages' names",
+    "--constraint": "put the versions behind the packages' names",
+    "--hash": "hashes would not be checked, so leave them out",
+    "-e": "only wheels of an index are installed",
+    "--editable": "only wheels of an index are installed",
+}
+"""What to do instead of an option in a file of requirements."""
 _TOLD = ("Collecting ", "  Downloading ", "  Using cached ", "Downloading ", "Using cached ", "Looking in ")
 _TOLD_BEFORE = ("Collecting ", "Looking in ")
 _SOURCES_ONLY = "No sources permitted for "
@@ -88,6 +99,9 @@ def read_requirements(text: str) -> list[str]:
         content = re.sub(r"(^|\s+)#.*", "", line).strip()
         if not content:
             continue
+        if option := _OPTION.search(content):
+            instead = _OF_FILES.get(option[1], "set it in this machine's pip configuration")
+            raise CommandError(f"Line {number} of the requirements: the option {option[1]} is not taken; {instead}.")
         try:
             requirements.append(checked_requirement(content))
         except CommandError as exc:

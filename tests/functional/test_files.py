@@ -95,6 +95,12 @@ def test_patterns_and_a_target_folder(notebook: FrontEnd, folder: Path) -> None:
 
 def test_what_matches_nothing_is_an_error(notebook: FrontEnd) -> None:
     assert "Nothing matches 'nothing*'" in notebook.run("%sandbox upload nothing*").error["evalue"]
+    assert "sandbox matches 'nothing'" in notebook.run("%sandbox download nothing").error["evalue"]
+
+
+def test_a_file_without_a_size_is_not_downloaded_and_says_why(notebook: FrontEnd) -> None:
+    cell = asked(notebook, "%sandbox download /proc/self/status", "y")
+    assert "as files in /proc have none" in cell.error["evalue"]
 
 
 def test_a_file_from_elsewhere_is_asked_for(notebook: FrontEnd, tmp_path: Path) -> None:

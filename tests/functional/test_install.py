@@ -149,6 +149,13 @@ def test_options_paths_and_addresses_are_refused(notebook: FrontEnd, index: Inde
     assert index.asked == []
 
 
+def test_a_file_of_requirements_is_read_as_it_is_on_this_machine(notebook: FrontEnd, kernel: KernelProcess) -> None:
+    (kernel.connection_file.parent / "marked.txt").write_bytes(b"\xef\xbb\xbffromfile >= 1, < 2\n")
+    cell = notebook.run("%sandbox install -r marked.txt\nopen('marked.txt', 'w').write('nothing')")
+    assert (cell.status, "Cells have changed" in cell.stream()) == ("ok", False)
+    assert "Cells have changed marked.txt" in notebook.run("%sandbox install -r marked.txt").stream()
+
+
 def test_a_file_of_requirements_is_read(notebook: FrontEnd, kernel: KernelProcess) -> None:
     folder = kernel.connection_file.parent
     (folder / "requirements.txt").write_text(
@@ -158,6 +165,14 @@ def test_a_file_of_requirements_is_read(notebook: FrontEnd, kernel: KernelProces
     assert cell.result == "'1.5'"
     (folder / "evil.txt").write_text("link6\n--index-url http://127.0.0.1:1\n")
     assert "Line 2 of the requirements" in notebook.run("%sandbox install -r evil.txt").error["evalue"]
+    for line, instead in (
+        ("-r other.txt", "put the lines of that file into this one"),
+        ("-c other.txt", "behind the packages' names"),
+        ("link6==1 --hash=sha256:00", "hashes would not be checked"),
+        ("--index-url=http://127.0.0.1:1", "pip configuration"),
+    ):
+        (folder / "options.txt").write_text(line)
+        assert instead in notebook.run("%sandbox install -r options.txt", stop_on_error=False).error["evalue"]
     (folder / "away.txt").symlink_to("/etc/hostname")
     for name in ("away.txt", "/etc/hostname", "../config.py"):
         assert (

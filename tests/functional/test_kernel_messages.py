@@ -134,6 +134,29 @@ def test_commands_are_completed(notebook: FrontEnd) -> None:
     assert set(reply["matches"]) == {"start", "status"}
 
 
+@pytest.mark.parametrize(
+    ("line", "matches"),
+    [
+        ("%sandbox diff --", {"--help", "--stat"}),
+        ("%%sandbox --", set()),
+        ("%%sandbox gen", {"generate"}),
+        ("%sandbox upload ../", set()),
+        ("%sandbox upload in", set()),
+        ("x = 1\n%sandbox help rest", {"restart"}),
+    ],
+)
+def test_nothing_but_its_words_is_completed_on_a_command_line(notebook: FrontEnd, line: str, matches: set[str]) -> None:
+    reply = notebook.ask("complete_request", {"code": line, "cursor_pos": len(line)})
+    assert set(reply["matches"]) == matches
+    assert line[reply["cursor_start"] :] == line.rsplit(maxsplit=1)[-1] or not matches
+
+
+def test_no_words_of_python_are_among_the_commands(notebook: FrontEnd) -> None:
+    reply = notebook.ask("complete_request", {"code": "%sandbox ", "cursor_pos": 9})
+    assert {"status", "diff"} < set(reply["matches"])
+    assert not {"and", "if", "print", "abs"} & set(reply["matches"])
+
+
 def test_comms_are_listed(notebook: FrontEnd) -> None:
     notebook.run(COMM_ECHO)
     notebook.send("comm_open", {"comm_id": "listed", "target_name": "echo", "data": {}})

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from traitlets.config import Config
 
 import sandbox_kernel
 from sandbox_kernel import BlockingSandbox, Sandbox
@@ -20,6 +23,7 @@ from sandbox_kernel.errors import (
     CellError,
     CommandError,
     ConfigurationError,
+    InvocationError,
     NotFoundError,
     SandboxKernelError,
     SandboxLostError,
@@ -28,7 +32,7 @@ from sandbox_kernel.errors import (
     TransferError,
     UnknownProviderError,
 )
-from sandbox_kernel.library import Display, Error, ExecuteResult, InputRequest, Output, Result, Status, Stream
+from sandbox_kernel.library import Display, Error, ExecuteResult, InputRequest, Notice, Output, Result, Status, Stream
 from sandbox_kernel.lifecycle import State
 
 if sys.platform != "linux":
@@ -134,6 +138,28 @@ async def test_error_of_who_answers_is_raised_where_he_waits(sandbox: Sandbox) -
     assert (await sandbox.run("1")).text == "1"
 
 
+async def test_cell_cannot_be_run_to_answer_another_ones_question(sandbox: Sandbox) -> None:
+    async def answer(request: InputRequest) -> str:
+        assert await sandbox.write("beside", b"1") == 1
+        return (await sandbox.run("1")).text
+
+    with pytest.raises(StateError, match="waits for this answer"):
+        await sandbox.run("input()", on_input=answer)
+
+    async def pull(request: InputRequest) -> str:
+        return str(await sandbox.pull("kept"))
+
+    with pytest.raises(StateError, match="waits for this answer"):
+        await sandbox.run("kept = 1\ninput()", on_input=pull)
+    async with Sandbox() as other:
+        result = await sandbox.run("input()", on_input=lambda request: run_text(other, "6 * 7"))
+    assert result.text == "'42'"
+
+
+async def run_text(sandbox: Sandbox, code: str) -> str:
+    return (await sandbox.run(code)).text
+
+
 async def test_cells_run_one_after_the_other(sandbox: Sandbox) -> None:
     results = await asyncio.gather(*(sandbox.run(f"{number}") for number in range(5)))
     assert [result.text for result in results] == ["0", "1", "2", "3", "4"]
@@ -152,6 +178,25 @@ async def test_correlation_id_is_the_callers_or_a_new_one(sandbox: Sandbox) -> N
     assert any('"order 66"' in line for line in sandbox.session.log.tail(100))
     with pytest.raises(CommandError, match="printable"):
         await sandbox.run("1", correlation_id="a\nb")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"code": None}, "code of a cell is text, and this is NoneType"),
+        ({"code": b"1"}, "this is bytes"),
+        ({"code": "1", "correlation_id": 5}, "printable text"),
+        ({"code": "1", "timeout": "5"}, "number of seconds"),
+        ({"code": "1", "timeout": -1}, "number of seconds"),
+    ],
+)
+async def test_wrong_arguments_are_refused_before_anything_starts(arguments: dict[str, Any], reason: str) -> None:
+    async with Sandbox() as sandbox:
+        with pytest.raises(CommandError, match=reason):
+            await sandbox.run(**arguments)
+        with pytest.raises(TransferError, match="no name of a variable"):
+            await sandbox.pull(5)  # type: ignore[arg-type]
+        assert sandbox.state is State.INACTIVE
 
 
 async def test_timeout_interrupts_the_cell_and_keeps_variables(sandbox: Sandbox) -> None:
@@ -314,6 +359,13 @@ def test_mistakes_are_told_where_the_sandbox_is_made(arguments: dict[str, object
     for kind in (Sandbox, BlockingSandbox):
         with pytest.raises(ConfigurationError, match=reason):
             kind(**arguments)  # type: ignore[arg-type]
+
+
+def test_too_little_memory_is_told_where_the_sandbox_is_made_and_the_least_is_enough() -> None:
+    with pytest.raises(ConfigurationError, match=r"memory.*no Python starts; give at least 64 MiB"):
+        BlockingSandbox(memory="10 MiB")
+    with BlockingSandbox(memory="64 MiB") as sandbox:
+        assert sandbox.run("1 + 1").text == "2"
 
 
 def test_unknown_provider_is_told_with_the_nearest() -> None:
@@ -480,6 +532,67 @@ async def test_pickle_of_a_hostile_sandbox_is_never_opened(sandbox: Sandbox, tmp
     assert not trap.exists()
 
 
+# ---- the notebook's folder
+
+
+async def told(sandbox: Sandbox) -> str:
+    """Return what the next cell is told; an error where nothing can be hidden in a sandbox that runs."""
+    try:
+        return (await sandbox.run("1")).notice
+    except SandboxLostError as exc:
+        return str(exc)
+
+
+async def test_secret_that_appears_is_hidden_before_the_next_cell(tmp_path: Path) -> None:
+    async with Sandbox(directory=tmp_path) as sandbox:
+        await sandbox.run("1")
+        (tmp_path / "server.key").write_text("SECRET")
+        assert "server.key appeared" in await told(sandbox)
+        result = await sandbox.run("import os; print(os.path.exists('server.key'))")
+        assert (result.stdout, result.stderr, result.notice) == ("False\n", "", "")
+
+
+async def test_sandbox_that_cannot_hide_a_secret_is_given_up_with_one_error(tmp_path: Path) -> None:
+    config = Config({"Workspace": {"mode": "readwrite"}})
+    folder = tmp_path / "notebook"
+    # Shown as it is, it must be readable by the sandbox's user.
+    folder.mkdir(mode=0o755)
+    async with Sandbox(directory=folder, config=config) as sandbox:
+        await sandbox.run("kept = 1")
+        (folder / "server.key").write_text("SECRET")
+        with pytest.raises(SandboxLostError, match=r"server\.key appeared"):
+            await sandbox.run("1")
+        code = "print('kept' in dir(), 'SECRET' in open('server.key').read())"
+        assert (await sandbox.run(code)).stdout == "False False\n"
+
+
+async def test_kept_changes_are_told_once_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Sandbox() as sandbox:
+        assert (await sandbox.run("open('made', 'w').close()")).notice == ""
+        if sandbox.session.changes is None:
+            pytest.skip("no overlay can be had here")
+    async with Sandbox() as sandbox:
+        await sandbox.push(value=1)
+        first = await anext(aiter(sandbox.stream("1")))
+        assert isinstance(first, Notice)
+        assert "not applied" in first.text
+        assert (await sandbox.run("1")).notice == ""
+    log = next((tmp_path / "runtime").glob("*.log")).read_text()
+    assert "not applied" in log
+
+
+async def test_directory_is_the_folder_that_cells_see(tmp_path: Path) -> None:
+    (tmp_path / "beside.txt").write_text("here")
+    async with Sandbox(directory=tmp_path) as sandbox:
+        assert (await sandbox.run("print(open('beside.txt').read())")).stdout == "here\n"
+
+
+def test_directory_that_does_not_exist_is_told_where_the_sandbox_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere is no folder"):
+        BlockingSandbox(directory=tmp_path / "nowhere")
+
+
 # ---- without an event loop
 
 
@@ -496,6 +609,9 @@ def test_blocking_sandbox_does_the_same() -> None:
 
         assert sandbox.run("input('Name? ')", on_input=answer).text == "'Name? '"
         assert asked_in == [thread]
+        with pytest.raises(StateError, match="waits for this answer"):
+            sandbox.run("input()", on_input=lambda request: sandbox.run("1").text)
+        assert sandbox.run("1").text == "1"
         sandbox.push(value=[1])
         assert sandbox.pull("value") == [1]
         sandbox.pause()
@@ -552,7 +668,13 @@ from sandbox_kernel import BlockingSandbox
 sandbox = BlockingSandbox()
 print(sandbox.run("kept = 40\\nkept + 2").text, flush=True)
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-print(sandbox.run("import time\\ntime.sleep(600)").error.name, flush=True)
+runs = 0
+try:
+    while True:
+        runs += 1
+        sandbox.run("import time\\ntry:\\n    time.sleep(600)\\nexcept KeyboardInterrupt:\\n    ended = True")
+except KeyboardInterrupt:
+    print("KeyboardInterrupt after", runs, sandbox.run("ended").text, flush=True)
 print(sandbox.run("kept").text, sandbox.info.details.get("limits held by") is not None, flush=True)
 print(os.getpid(), sandbox.info.sandbox_id)
 """
@@ -564,12 +686,25 @@ def test_script_runs_cells_takes_ctrl_c_and_leaves_nothing(tmp_path: Path) -> No
     )
     assert done.stderr == ""
     *lines, last = done.stdout.splitlines()
-    assert lines == ["42", "KeyboardInterrupt", "40 True"]
+    assert lines == ["42", "KeyboardInterrupt after 1 True", "40 True"]
     sandbox_id = last.split()[1]
     left = [entry.name for entry in os.scandir("/proc") if entry.name.isdigit() and sandbox_id in command(entry.name)]
     assert left == []
     log = next((tmp_path / "runtime").glob("*.log")).read_text()
     assert "record_failed" not in log
+
+
+def test_interrupted_stream_goes_on_to_the_cells_end_and_raises() -> None:
+    with BlockingSandbox() as sandbox:
+        outputs: list[Output] = []
+        code = "import time\nprint('first')\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('last')"
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the outputs before it count
+            for output in sandbox.stream(code):
+                outputs.append(output)
+                if output == Stream("stdout", "first\n"):
+                    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert outputs[-2:] == [Stream("stdout", "last\n"), Status("idle")]
+        assert sandbox.run("1").text == "1"
 
 
 def command(pid: str) -> str:
@@ -607,6 +742,50 @@ def test_files_without_an_event_loop() -> None:
         sandbox.remove("a.txt")
         with pytest.raises(NotFoundError):
             sandbox.read("a.txt")
+
+
+async def test_file_is_written_from_whatever_gives_bytes(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "content").write_bytes(b"abc" * 200_000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a"
+        yield bytearray(b"b")
+
+    with (tmp_path / "content").open("rb") as file:
+        assert await sandbox.write("a", file) == 600_000
+    assert await sandbox.write("a", pieces()) == 2
+    assert await sandbox.write("a", (b"xy" for _ in range(3))) == 6
+    assert await sandbox.write("a", memoryview(b"xyz")) == 3
+    for wrong, reason in (("text", "encode the text"), (["text"], "encode the text"), (7, "this is int")):
+        with pytest.raises(InvocationError, match=reason):
+            await sandbox.write("a", wrong)  # type: ignore[arg-type]
+    with (tmp_path / "content").open() as text, pytest.raises(InvocationError, match="mode 'rb'"):
+        await sandbox.write("a", text)  # type: ignore[arg-type]
+    assert b"".join([piece async for piece in sandbox.read("a")]) == b"xyz"
+
+
+def test_files_are_streamed_without_an_event_loop() -> None:
+    made: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(40):
+            made.append(threading.get_ident())
+            yield bytes([number]) * 100_000
+
+    with BlockingSandbox() as sandbox:
+        assert sandbox.write("a.bin", pieces(), mode=0o755) == 4_000_000
+        assert set(made) == {threading.get_ident()}
+        assert sandbox.run("import os; oct(os.stat('a.bin').st_mode & 0o111)").text == "'0o111'"
+        read = list(sandbox.read_pieces("a.bin"))
+        assert len(read) > 1
+        assert b"".join(read) == b"".join(pieces())
+        for _ in sandbox.read_pieces("a.bin"):
+            break
+        with pytest.raises(InvocationError, match="encode the text"):
+            sandbox.write("a.bin", "text")  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):
+            sandbox.write("a.bin", (b"x" * (1 // n) for n in (1, 0)))
+        assert len(sandbox.read("a.bin")) == 4_000_000
 
 
 async def test_outputs_are_guarded(sandbox: Sandbox) -> None:

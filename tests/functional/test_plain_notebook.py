@@ -128,6 +128,23 @@ def test_output_arrives_while_the_cell_runs_and_interrupt_reaches_it(notebook: P
     assert notebook.run("%%sandbox\nkept").result == "1"
 
 
+def test_cell_that_takes_its_interrupt_ends_well(notebook: PlainNotebook) -> None:
+    code = WAITING.replace("time.sleep(600)", "try: time.sleep(600)\nexcept KeyboardInterrupt: print('taken')")
+    cell = notebook.front_end.cell(code)
+    notebook.front_end.until(lambda: "going" in cell.stream())
+    notebook.interrupt()
+    ran = notebook.front_end.finish(cell)
+    assert (ran.status, ran.stream()) == ("ok", "going\ntaken\n")
+
+
+def test_interrupt_ends_the_cell_that_uses_the_library(notebook: PlainNotebook) -> None:
+    code = "with sandbox_kernel.BlockingSandbox() as s:\n    s.run('1')\n    print('going')\n"
+    cell = notebook.front_end.cell(f"import sandbox_kernel\n{code}    s.run('import time; time.sleep(600)')")
+    notebook.front_end.until(lambda: "going" in cell.stream())
+    notebook.interrupt()
+    assert notebook.front_end.finish(cell).error["ename"] == "KeyboardInterrupt"
+
+
 def test_error_is_shown_as_it_was_and_the_cell_fails(notebook: PlainNotebook) -> None:
     ran = notebook.run("%%sandbox\ndef divide():\n    1 / 0\ndivide()")
     assert (ran.error["ename"], ran.error["evalue"]) == ("ZeroDivisionError", "division by zero")
@@ -272,6 +289,9 @@ def test_command_is_interrupted(notebook: PlainNotebook) -> None:
         ("%sandbox --session nosuch status", "There is no session 'nosuch'; there are: default"),
         ("%sandbox --session=nosuch explain", "There is no session 'nosuch'; there are: default"),
         ("%%sandbox --session nosuch generate\nplot", "There is no session 'nosuch'; there are: default"),
+        ("%sandbox --session 'a b' status", "'a b' is no name of a session"),
+        ("%%sandbox --session 'a b'\n1", "'a b' is no name of a session"),
+        ("%%sandbox --session é\n1", "letters from a to z"),
         ("%%sandbox --bogus\n1", "unrecognized arguments"),
         ("%%sandbox -o\n1", "expected one argument"),
     ],
@@ -310,6 +330,29 @@ def test_failed_pull_changes_nothing(notebook: PlainNotebook) -> None:
     assert notebook.run("good").result == "'mine'"
 
 
+# ---- the notebook's folder
+
+
+def test_what_the_session_has_to_say_is_told_in_the_next_cell(tmp_path: Path) -> None:
+    notebook = PlainNotebook(tmp_path)
+    try:
+        assert notebook.run("%%sandbox\nopen('made', 'w').close()").stream("stderr") == ""
+        (status,) = notebook.run("%sandbox status").contents("display_data")
+        if ", overlay:" not in status["data"]["text/plain"]:
+            pytest.skip("no overlay can be had here")
+        notebook.run("%unload_ext sandbox_magics")
+        notebook.run("%load_ext sandbox_magics")
+        ran = notebook.run("%%sandbox\nprint(1)")
+        assert [one["name"] for one in ran.contents("stream")] == ["stderr", "stdout"]
+        assert "not applied" in ran.stream("stderr")
+        (tmp_path / "server.key").write_text("SECRET")
+        ran = notebook.run("%%sandbox\nprint(1)")
+        assert "server.key appeared" in (ran.error["evalue"] if ran.status == "error" else ran.stream("stderr"))
+        assert notebook.run("%%sandbox\nimport os; os.path.exists('server.key')").result == "False"
+    finally:
+        notebook.end()
+
+
 # ---- completion
 
 
@@ -329,6 +372,13 @@ def test_completion_knows_commands_options_sessions_and_variables(notebook: Plai
     assert notebook.complete("%%sandbox --session sec") == ["second"]
     assert notebook.complete("%%sandbox --provider l") == ["local"]
     assert "my_variable" in notebook.complete("my_v")
+    (notebook.folder / "below").mkdir()
+    (notebook.folder / "below/needs.txt").touch()
+    assert notebook.complete("%sandbox install -r below/") == ["below/needs.txt"]
+    assert notebook.complete("%sandbox upload below/needs.txt --to made-") == ["made-inside.txt"]
+    for nothing in ("%%sandbox -o ", "%sandbox upload nowhere/", "%sandbox nothing a"):
+        assert notebook.complete(nothing) == []
+    assert notebook.complete("%%sandbox\nmy_variable = 1\nimpor") == ["import"]
 
 
 # ---- the library
@@ -344,8 +394,13 @@ def test_library_works_in_a_cell_with_and_without_await(notebook: PlainNotebook)
 def test_extension_can_be_unloaded_and_loaded_again(tmp_path: Path) -> None:
     notebook = PlainNotebook(tmp_path)
     try:
-        notebook.run("%%sandbox\n1")
-        assert notebook.run("%unload_ext sandbox_magics").status == "ok"
+        notebook.run("%%sandbox\nkept = 1")
+        notebook.run("%%sandbox --session 'second'\nkept = 2")
+        assert notebook.run("%reload_ext sandbox_magics").stream() == ""
+        assert notebook.run("%%sandbox\nkept").result == "1"
+        assert notebook.run("%%sandbox --session=second\nkept").result == "2"
+        assert notebook.complete("%sandbox st") == ["start", "status", "stop"]
+        assert "were ended: default, second" in notebook.run("%unload_ext sandbox_magics").stream()
         assert notebook.sandboxes() == []
         assert notebook.run("%%sandbox\n1").status == "error"
         assert notebook.run("%load_ext sandbox_magics").status == "ok"

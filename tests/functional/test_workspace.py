@@ -200,6 +200,9 @@ def test_a_cell_cannot_choose_how_the_folder_is_shown(project: Project) -> None:
     front_end = project.front_end("--Workspace.mode=readonly")
     assert "Read-only" in front_end.run("open('out.txt', 'w')").error["evalue"]
     assert "keeps no changes" in front_end.run("%sandbox apply").error["evalue"]
+    (project.folder / "beside.txt").write_text("here")
+    assert "as in --to /scratch" in front_end.run("%sandbox upload beside.txt").error["evalue"]
+    assert front_end.run("%sandbox upload beside.txt --to /scratch").status == "ok"
 
 
 def test_a_mistake_in_the_configuration_is_told(project: Project) -> None:

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -343,7 +344,7 @@ class FakeShell:
 
     def __init__(self) -> None:
         self.magics: dict[tuple[str, str], Any] = {}
-        self.hooks: dict[str, Any] = {}
+        self.Completer = SimpleNamespace(custom_matchers=[])
         self.lines: list[tuple[str, str]] = []
 
     def register_magic_function(self, func: Any, kind: str, name: str) -> None:
@@ -351,18 +352,6 @@ class FakeShell:
 
     def find_line_magic(self, name: str) -> Any:
         return lambda line: self.lines.append((name, line))
-
-    def set_hook(self, name: str, hook: Any, str_key: str) -> None:
-        assert name == "complete_command"
-        self.hooks[str_key] = hook
-
-
-class Event:
-    """What IPython tells a completion hook."""
-
-    def __init__(self, text: str) -> None:
-        self.text_until_cursor = text
-        self.symbol = text.rpartition(" ")[2]
 
 
 def test_stub_knows_every_command_and_its_options() -> None:
@@ -375,15 +364,29 @@ def options_of(one: Command | CellCommand) -> tuple[str, ...]:
     return tuple(flag for flag in flags if flag.startswith("--") and flag != "--help")
 
 
+class Cursor:
+    """What IPython tells a matcher, of a line whose end the cursor is at."""
+
+    def __init__(self, text: str) -> None:
+        self.text_until_cursor = self.line_with_cursor = text
+
+
+def completed(text: str) -> list[str]:
+    return [one.text for one in stub.complete(Cursor(text))["completions"]]
+
+
 def test_stub_completes_commands_and_options() -> None:
     shell = FakeShell()
     stub.register(shell)
-    complete = shell.hooks["%sandbox"]
-    assert complete(shell, Event("%sandbox st")) == ["start", "status", "stop"]
-    assert complete(shell, Event("%sandbox ")) == list(stub.COMMANDS)
-    assert complete(shell, Event("%sandbox help sh")) == ["shell"]
-    assert complete(shell, Event("%sandbox status --")) == ["--log", "--help"]
-    assert complete(shell, Event("%sandbox nothing ")) == ["--help"]
+    (matcher,) = shell.Completer.custom_matchers
+    assert [one.text for one in matcher(Cursor("%sandbox st"))["completions"]] == ["start", "status", "stop"]
+    assert completed("%sandbox ") == sorted(stub.COMMANDS)
+    assert completed("%sandbox help sh") == ["shell"]
+    assert completed("%sandbox status --") == ["--help", "--log"]
+    assert completed("%sandbox nothing ") == ["--help"]
+    assert completed("%%sandbox ") == sorted(stub.CELL_COMMANDS)
+    assert completed("%%sandbox tool --l") == ["--language"]
+    assert completed("%sandbo") == []
 
 
 def test_stub_completes_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,13 +394,15 @@ def test_stub_completes_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "data/inner").mkdir(parents=True)
     for name in ("data/a b.csv", "data/.hidden", "draft.txt"):
         (tmp_path / name).touch()
-    complete = stub.complete
-    assert complete(None, Event("%sandbox download d")) == ["data/", "draft.txt"]
-    assert complete(None, Event("%sandbox diff data/")) == ["data/a b.csv", "data/inner/"]
-    assert complete(None, Event("%sandbox upload data/.h")) == ["data/.hidden"]
-    assert complete(None, Event("%sandbox upload --t")) == ["--to"]
-    assert complete(None, Event("%sandbox files absent/")) == []
-    assert complete(None, Event("%sandbox shell d")) == []
+    assert completed("%sandbox download d") == ["data/", "draft.txt"]
+    assert completed("%sandbox diff data/") == ["data/a b.csv", "data/inner/"]
+    assert completed("%sandbox upload data/.h") == ["data/.hidden"]
+    assert completed("%sandbox upload --t") == ["--to"]
+    assert completed("%sandbox upload ../") == completed("%sandbox upload ~/") == []
+    assert completed("%sandbox install -r d") == ["data/", "draft.txt"]
+    assert completed("%sandbox upload x --to d") == ["data/", "draft.txt"]
+    assert completed("%sandbox files absent/") == []
+    assert completed("%sandbox shell d") == []
 
 
 def test_stub_says_where_a_line_belongs() -> None:

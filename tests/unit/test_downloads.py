@@ -226,6 +226,22 @@ async def test_files_from_elsewhere_lose_their_folders(tmp_path: Path) -> None:
     assert await chosen(tmp_path / "here", "../far/deep/er/*") == {"x": outside}
 
 
+async def test_the_notebooks_folder_itself_keeps_the_paths_in_it(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/a").touch()
+    for pattern in (".", "./", str(tmp_path), "deep/.."):
+        assert await chosen(tmp_path, pattern) == {"deep/a": ""}
+
+
+async def test_what_matches_nothing_is_told_with_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for pattern, place in (("a", "in the notebook's folder"), ("~/a", "on this machine"), ("/no/a", "on this machine")):
+        with pytest.raises(CommandError, match=f"Nothing matches .* {place}"):
+            await chosen(tmp_path, pattern)
+
+
 async def test_a_file_is_taken_once(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert await chosen(tmp_path, "a", "*", "./a") == {"a": ""}

@@ -59,6 +59,12 @@ def test_options_come_from_the_configuration_as_numbers_or_text() -> None:
     assert provider.memory_per_process == provider.memory
     with pytest.raises(TraitError):
         LocalProvider(memory="lots")
+    for few in ({"memory": "10 MiB"}, {"memory_per_process": "100 MiB"}):
+        with pytest.raises(TraitError, match="no Python starts; give at least"):
+            LocalProvider(**few)
+    small = LocalProvider(memory="64 MiB")
+    assert small.memory_per_process == 256 * MIB
+    assert LocalProvider(memory=0).memory_per_process == 0
 
 
 def test_every_option_has_a_help_text() -> None:

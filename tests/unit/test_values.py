@@ -7,6 +7,7 @@ import io
 import math
 import pickle
 import sys
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -145,17 +146,47 @@ def test_data_frame_comes_back_equal(index: Any) -> None:
 
 @pytest.mark.parametrize(
     "columns",
-    [[3, 1], pd.Index(["x", "y"], name="names"), pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["l", "n"])],
-    ids=["numbers", "named", "levels"],
+    [
+        [3, 1],
+        [0.5, math.nan],
+        [True, False],
+        ["1", 1],
+        pd.Index(["x", None], dtype=object),
+        pd.Index([("a", 1), ("b", 2)], tupleize_cols=False),
+        pd.Index(["x", "y"], name=("names", 1)),
+        pd.Index([4, 5], dtype="uint8"),
+        pd.RangeIndex(2, 6, 2, name=7),
+        pd.CategoricalIndex(["x", "y"], categories=["y", "x", "z"], ordered=True),
+        pd.CategoricalIndex([2, 1]),
+        pd.date_range("2020", periods=2, freq="D", tz="UTC"),
+        pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["l", 7]),
+        pd.MultiIndex.from_tuples([("a", True), (None, False)]),
+    ],
+    ids=repr,
 )
 def test_names_of_columns_come_back(columns: Any) -> None:
     before = pd.DataFrame([[1, 2.0], [3, 4.0]], columns=columns)
-    pd.testing.assert_frame_equal(travelled(before), before)
+    untouched = before.copy()
+    came = travelled(before)
+    pd.testing.assert_frame_equal(came, before, check_freq=True)
+    assert came.columns.identical(before.columns)
+    assert list(map(type, came.columns)) == list(map(type, before.columns))
+    assert getattr(came.columns, "freq", None) == getattr(before.columns, "freq", None)
+    assert before.columns.identical(untouched.columns)
+
+
+@pytest.mark.parametrize("name", [7, ("a", 1), None, True], ids=repr)
+def test_names_of_an_index_come_back(name: object) -> None:
+    before = pd.DataFrame({"a": [1]}, index=pd.Index([3], name=name))
+    assert travelled(before).index.identical(before.index)
+    assert before.index.name == name
 
 
 def test_empty_frames_come_back() -> None:
-    for before in (pd.DataFrame(), frame().iloc[:0]):
-        pd.testing.assert_frame_equal(travelled(before), before)
+    for before in (pd.DataFrame(), pd.DataFrame(columns=["a", "b"]), pd.DataFrame(columns=range(0)), frame().iloc[:0]):
+        came = travelled(before)
+        pd.testing.assert_frame_equal(came, before)
+        assert came.columns.identical(before.columns)
 
 
 @pytest.mark.parametrize("name", ["n", None, 3, ("a", 1)], ids=repr)
@@ -204,7 +235,14 @@ CYCLE.append(CYCLE)
         (pd.DataFrame({"i": pd.interval_range(0, 2)}), "'i' is of the type interval"),
         (pd.DataFrame({"c": [1j]}), "complex"),
         (pd.DataFrame(index=range(3)), "no columns"),
-        (pd.DataFrame({"m": pd.Series([1, "x"], dtype=object)}), "Arrow cannot carry"),
+        (pd.DataFrame({"m": pd.Series([1, "x"], dtype=object)}), "Arrow cannot carry the column 'm'"),
+        (pd.Series([2**70], dtype=object, name="big"), "Arrow cannot carry the column 'big': .*too large"),
+        (pd.DataFrame({"d": [Decimal(2), Decimal("2.00")]}), "'d' holds '2', which would come back .* '2.00'"),
+        (pd.DataFrame({"l": pd.Series([[1]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))}), "'l' is of the type list"),
+        (pd.DataFrame([[1, 2]], columns=pd.interval_range(0, 2)), "names of the columns are of the type IntervalIndex"),
+        (pd.DataFrame([[1]], columns=pd.Index([pd.Timestamp(0)], dtype=object)), "name of the column Timestamp"),
+        (pd.DataFrame({"a": [1]}, index=pd.Index([3], name=pd.Timestamp(0))), "name of the index is of the type"),
+        (pd.DataFrame({"a": [1, 2]}, index=pd.Index([1, None], dtype=object, name="i")), "index 'i' holds objects"),
         (pd.DataFrame({"m": pd.Series([1, 2.5], dtype=object)}), "'m' holds '1', which would come back .* '1.0'"),
         (pd.DataFrame({"d": [{"a": 1}, {"b": 2}]}), "'d' holds"),
         (pd.DataFrame({"n": pd.Series(["x", None, math.nan], dtype=object)}), "several kinds"),

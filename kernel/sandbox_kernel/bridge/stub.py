@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -54,7 +54,12 @@ CELL_COMMANDS = {
 
 WITH_FILES = {"apply", "diff", "discard", "download", "files", "upload"}
 """Commands that are about files. Inside, the notebook's folder looks as it does to those on this machine."""
+WITH_FILE = {"download": ("--to",), "install": ("-r", "--requirement"), "upload": ("--to",)}
+"""Options of commands that are followed by a file or a folder."""
 MAX_PATHS = 500
+MAGICS = ("%sandbox", "%%sandbox")
+IDENTIFIER = "sandbox_magics"
+"""Of what completes their lines, among IPython's matchers."""
 
 INSTALL_HINT = """
 This sandbox has no network, so pip cannot fetch packages in it. `%sandbox install PACKAGE …`, at the beginning of a
@@ -65,8 +70,7 @@ def register(shell: Any) -> None:
     """Add the magics, and the completion of their names, to an IPython shell."""
     shell.register_magic_function(sandbox_line, "line", "sandbox")
     shell.register_magic_function(sandbox_cell, "cell", "sandbox")
-    shell.set_hook("complete_command", complete, str_key="%sandbox")
-    shell.set_hook("complete_command", complete_cell, str_key="%%sandbox")
+    add_matcher(shell, complete)
     shell.register_magic_function(with_hint(shell, shell.find_line_magic("pip")), "line", "pip")
 
 
@@ -186,32 +190,72 @@ def sandbox_cell(line: str, cell: str) -> NoReturn:  # noqa: ARG001
     _refuse("In this kernel every cell runs in the sandbox; remove the line %%sandbox. It is for ordinary kernels.")
 
 
-def complete_cell(shell: Any, event: Any) -> list[str]:  # noqa: ARG001
-    """Return what the word at the cursor of a `%%sandbox` line may be (hook `complete_command`)."""
-    words = event.text_until_cursor.split()[1:]
-    if words and not event.text_until_cursor[-1].isspace():
-        words.pop()
-    found = CELL_COMMANDS if not words else (*CELL_COMMANDS.get(words[0], ()), "--help")
-    return [name for name in found if name.startswith(event.symbol)]
+class Alone(list):  # type: ignore[type-arg]
+    """Completions beside which IPython looks for no others, also where there are none: it asks how many they are."""
+
+    def __len__(self) -> int:
+        return max(1, super().__len__())
 
 
-def complete(shell: Any, event: Any) -> list[str]:  # noqa: ARG001
-    """Return what the word at the cursor may be (hook `complete_command`)."""
-    words = event.text_until_cursor.split()[1:]
-    if words and not event.text_until_cursor[-1].isspace():
-        words.pop()
+def words_of(context: Any) -> tuple[str, list[str], str]:
+    """Return the magic on the line at the cursor, the words behind it, and how the word at the cursor begins."""
+    text = context.line_with_cursor[: len(context.text_until_cursor)]
+    first, *words = text.split() or [""]
+    if first not in MAGICS or not (words or text[-1].isspace()):
+        return "", [], ""
+    symbol = "" if text[-1].isspace() else words.pop()
+    return first, words, symbol
+
+
+def alone(found: Iterable[str], symbol: str) -> dict[str, Any]:
+    """Return to IPython's completer what a word that begins like ``symbol`` may be, and nothing else may."""
+    from IPython.core.completer import SimpleCompletion
+
+    matching = sorted({word for word in found if word.startswith(symbol)})
+    completions = Alone(SimpleCompletion(word, type="sandbox") for word in matching)
+    return {"completions": completions, "matched_fragment": symbol, "suppress": True}
+
+
+def add_matcher(shell: Any, complete: Callable[[Any], dict[str, Any]]) -> None:
+    """Have IPython's completer ask this first; before version 8.6 it cannot be had that others keep silent."""
+    try:
+        from IPython.core.completer import context_matcher
+    except ImportError:
+        return
+    matcher = context_matcher(identifier=IDENTIFIER, priority=100)(lambda context: complete(context))  # noqa: PLW0108 - a method takes no attributes, which this one gets
+    shell.Completer.custom_matchers.append(matcher)
+
+
+def complete(context: Any) -> dict[str, Any]:
+    """Return what the word at the cursor of one of our lines may be."""
+    magic, words, symbol = words_of(context)
+    if not magic:
+        return {"completions": []}
+    return alone(_of_cell(words) if magic == "%%sandbox" else _of_line(words, symbol), symbol)
+
+
+def _of_cell(words: list[str]) -> Iterable[str]:
+    return (*CELL_COMMANDS.get(words[0], ()), "--help") if words else CELL_COMMANDS
+
+
+def _of_line(words: list[str], symbol: str) -> Iterable[str]:
     if words in ([], ["help"]):
-        return [name for name in COMMANDS if name.startswith(event.symbol)]
-    options = (*COMMANDS.get(words[0], ()), "--help")
-    found = [option for option in options if option.startswith(event.symbol)]
-    return [*paths(event.symbol), *found] if words[0] in WITH_FILES else found
+        return COMMANDS
+    command = words[0]
+    if words[-1] in WITH_FILE.get(command, ()):
+        return paths(symbol)
+    if command == "upload" and symbol.startswith(("/", "~", "..")):
+        # What lies there on this machine is not seen from here.
+        return ()
+    options = (*COMMANDS.get(command, ()), "--help")
+    return (*paths(symbol), *options) if command in WITH_FILES else options
 
 
 def paths(beginning: str) -> list[str]:
     """Return the paths that begin so, those of folders with a slash behind; hidden ones where that is asked for."""
     folder, name = os.path.split(beginning)
     try:
-        with os.scandir(folder or ".") as entries:
+        with os.scandir(os.path.expanduser(folder) or ".") as entries:
             found = [
                 os.path.join(folder, entry.name) + ("/" if entry.is_dir() else "")
                 for _, entry in zip(range(10 * MAX_PATHS), entries)  # noqa: B905 - the shorter one ends it

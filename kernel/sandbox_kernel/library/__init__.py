@@ -4,7 +4,7 @@ It stands beside the kernel, on the same sessions and providers; see docs/librar
 """
 
 from .blocking import BlockingSandbox
-from .outputs import Clear, Display, Error, ExecuteResult, InputRequest, Other, Output, Result, Status, Stream
+from .outputs import Clear, Display, Error, ExecuteResult, InputRequest, Notice, Other, Output, Result, Status, Stream
 from .sandbox import Sandbox
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Error",
     "ExecuteResult",
     "InputRequest",
+    "Notice",
     "Other",
     "Output",
     "Result",

@@ -13,6 +13,7 @@ from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import FileEntry
 from sandbox_kernel.session_info import SessionInfo
 
+from .contents import Content, pieces_of
 from .loop_thread import LoopThread, Turn, awaitable
 from .outputs import InputRequest, Output, Result
 from .sandbox import Sandbox
@@ -31,7 +32,8 @@ EXIT_TIMEOUT = 10.0
 class BlockingSandbox:
     """Does what `Sandbox` does, in an event loop of its own: its methods wait, also where a loop runs already.
 
-    It may be used by several threads. Interrupting who waits (Ctrl-C) interrupts the cell that he waits for.
+    It may be used by several threads. Interrupting who waits (Ctrl-C) interrupts the cell that he waits for, and raises
+    KeyboardInterrupt when that has ended.
     ``on_input`` and ``on_approval`` are called in the thread that waits. What is not closed ends with the program.
     """
 
@@ -106,7 +108,10 @@ class BlockingSandbox:
         on_input: Callable[[InputRequest], str] | None = None,
         **scope: Any,
     ) -> Iterator[Output]:
-        """Run a cell and give its outputs as they come; who stops early interrupts it. See `Sandbox.stream`."""
+        """Run a cell and give its outputs as they come; who stops early interrupts it. See `Sandbox.stream`.
+
+        After an interrupt the outputs go on to the cell's end, and then KeyboardInterrupt is raised.
+        """
         turn = self.turn()
         asker, scope = self._asker(on_input, turn), self._approver(scope, turn)
         execution = self._sandbox.stream(code, timeout=timeout, correlation_id=correlation_id, on_input=asker, **scope)
@@ -116,12 +121,17 @@ class BlockingSandbox:
             # None is no output: a coroutine cannot raise StopAsyncIteration.
             return await anext(outputs, None)
 
+        interrupted = False
         try:
-            while (output := turn.wait(following(), self._sandbox.interrupt)) is not None:
+            while (output := turn.wait_gently(following(), self._sandbox.interrupt)) is not None:
+                interrupted = interrupted or turn.interrupted
                 yield output
+            interrupted = interrupted or turn.interrupted
         finally:
             with suppress(StateError):
                 self.wait(outputs.aclose())  # type: ignore[attr-defined]
+        if interrupted:
+            raise KeyboardInterrupt
 
     def interrupt(self) -> None:
         """Interrupt the cell that runs; from another thread, since this one waits for it."""
@@ -141,16 +151,31 @@ class BlockingSandbox:
         return self.wait(self._sandbox.pull(name))
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
-        """Return a file's content; `Sandbox.read` gives it in pieces."""
+        """Return a file's content; `read_pieces` gives it in pieces."""
 
         async def whole() -> bytes:
             return b"".join([piece async for piece in self._sandbox.read(path, limit=limit)])
 
         return self.wait(whole())
 
-    def write(self, path: str, content: bytes) -> int:
-        """Write a file and return its size in bytes."""
-        return self.wait(self._sandbox.write(path, content))
+    def read_pieces(self, path: str, *, limit: int | None = None) -> Iterator[bytes]:
+        """Give a file's content in pieces, of which only one is in memory; see `Sandbox.read`."""
+        pieces = self._sandbox.read(path, limit=limit)
+
+        async def following() -> bytes | None:
+            return await anext(pieces, None)
+
+        try:
+            while (piece := self.wait(following())) is not None:
+                yield piece
+        finally:
+            with suppress(StateError):
+                self.wait(pieces.aclose())
+
+    def write(self, path: str, content: Content, *, mode: int = 0o644) -> int:
+        """Write a file and return its size in bytes; see `Sandbox.write`. Pieces are made in the thread that waits."""
+        turn = self.turn()
+        return turn.wait(self._sandbox.write(path, pieces_of(content, turn.call), mode=mode))
 
     def list(self, pattern: str = "*", *, recursive: bool = False, limit: int = 100_000) -> Sequence[FileEntry]:
         """Return the files that match a pattern; see `Sandbox.list`."""

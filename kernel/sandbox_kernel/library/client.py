@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,6 +23,7 @@ from sandbox_kernel.errors import (
     SandboxKernelError,
     SandboxLostError,
     SandboxTimeoutError,
+    StateError,
 )
 from sandbox_kernel.host_tools import CellScope, NoTools, ToolSource, new_correlation_id
 from sandbox_kernel.lifecycle import State
@@ -29,7 +31,20 @@ from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer
 from sandbox_kernel.session import SandboxSession
 
-from .outputs import Clear, Display, Error, ExecuteResult, InputRequest, Json, Other, Output, Status, Stream, size_of
+from .outputs import (
+    Clear,
+    Display,
+    Error,
+    ExecuteResult,
+    InputRequest,
+    Json,
+    Notice,
+    Other,
+    Output,
+    Status,
+    Stream,
+    size_of,
+)
 
 PROTOCOL_VERSION = "5.3"
 REPLY_GRACE = 2.0
@@ -47,6 +62,10 @@ VALUE = "sandbox_value"
 """The type of the messages that carry variables; see inside.py."""
 
 _DROPPED = {"execute_input", "iopub_welcome"}
+
+
+ANSWERING: ContextVar[Cell | None] = ContextVar("answering", default=None)
+"""The cell that waits for an answer of the program, in what makes that answer."""
 
 
 class Cell:
@@ -177,6 +196,7 @@ class Client:
         self._used = False
         self._held = False
         self._question: bytes = b""
+        self._notice = ""
         self._clock: CellClock[Cell] = CellClock()
         self._session_id = uuid.uuid4().hex
         self._tasks: set[asyncio.Task[None]] = set()
@@ -228,7 +248,13 @@ class Client:
     # ---- cells
 
     def submit(self, cell: Cell) -> None:
-        """Run a cell when those before it are done."""
+        """Run a cell when those before it are done. Raises StateError where that cannot be."""
+        asking = ANSWERING.get()
+        if asking is not None and asking is self._current:
+            raise StateError(
+                "A cell of this sandbox waits for this answer, and no other runs in it meanwhile; run it afterwards, "
+                "or in another sandbox."
+            )
         self._waiting.append(cell)
         self._advance()
 
@@ -278,10 +304,24 @@ class Client:
         cell = self._current = self._waiting.popleft()
         self._used = self._used or not cell.hidden
         self._log("cell", cell)
+        if not cell.hidden and not self._made_ready(cell):
+            return
         try:
             self._execute(cell)
         except ValueError as exc:
             self._end(cell, InvocationError(f"The cell is too large for a sandbox: {exc}."))
+
+    def _made_ready(self, cell: Cell) -> bool:
+        """Let the sandbox make ready for a cell; False if it was given up instead, which the cell was told then."""
+        try:
+            notice = self._notice + self.session.before_cell()
+        except SandboxLostError:
+            return False
+        self._notice = ""
+        if notice:
+            self.session.log.write("notice", correlation_id=cell.correlation_id, text=notice)
+            cell.put(Notice(notice))
+        return True
 
     def _execute(self, cell: Cell) -> None:
         content = {
@@ -353,6 +393,7 @@ class Client:
 
     def on_ready(self) -> None:
         """An inner kernel takes requests."""
+        self._notice += self.session.greeting()
         self._advance()
 
     def on_ended(self, error: SandboxKernelError) -> None:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from .client import ANSWERING
+
 T = TypeVar("T")
 
 GENTLE_INTERRUPTS = 2
@@ -88,22 +90,33 @@ class Turn:
         self._thread = thread
         self._calls: deque[_Call] = deque()
         self._news: SimpleQueue[None] = SimpleQueue()
+        self.interrupted = False
+        """A KeyboardInterrupt came during the last wait."""
 
     def wait(self, work: Coroutine[Any, Any, T], on_interrupt: Callable[[], bool] = lambda: False) -> T:
         """Return what the work returns.
 
         A KeyboardInterrupt becomes ``on_interrupt``, called on the loop's thread, where that returns True: the work
-        will end by itself. Else the work is cancelled, and the KeyboardInterrupt is raised when it has ended.
+        will end by itself. Else the work is cancelled. In both cases it is raised when the work has ended.
         """
+        value = self.wait_gently(work, on_interrupt)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return value
+
+    def wait_gently(self, work: Coroutine[Any, Any, T], on_interrupt: Callable[[], bool] = lambda: False) -> T:
+        """Do what `wait` does, but return what the work that was not cancelled comes to: see `interrupted`."""
         future = self._thread.submit(work)
         future.add_done_callback(lambda _: self._news.put(None))
         interrupts = 0
+        self.interrupted = False
         while not future.done() or self._calls:
             try:
                 self._news.get()
                 self._do_calls()
             except KeyboardInterrupt:
                 interrupts += 1
+                self.interrupted = True
                 if interrupts > GENTLE_INTERRUPTS or not self._passed_on(on_interrupt):
                     future.cancel()
                 # What was taken off the queue may not have been done.
@@ -112,6 +125,11 @@ class Turn:
             return future.result()
         except CancelledError:
             raise KeyboardInterrupt from None
+        except Exception as exc:
+            if self.interrupted:
+                # Whatever the interrupt made the work fail with.
+                raise KeyboardInterrupt from exc
+            raise
 
     async def call(self, function: Callable[[], T]) -> T:
         """Have the waiting thread call this; return what it returns. Cancelled where that was interrupted."""
@@ -148,6 +166,15 @@ def awaitable(function: Callable[[Any], Any], turn: Turn) -> Callable[[Any], Awa
     """Return a coroutine function that has the waiting thread call FUNCTION."""
 
     async def called(argument: Any) -> Any:
-        return await turn.call(lambda: function(argument))
+        asking = ANSWERING.get()
+
+        def call() -> Any:
+            token = ANSWERING.set(asking)
+            try:
+                return function(argument)
+            finally:
+                ANSWERING.reset(token)
+
+        return await turn.call(call)
 
     return called

@@ -23,6 +23,13 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Lines of the session's own, before the cell's output: what was newly hidden, or is here again."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Stream:
     """Printed text; ``name`` is "stdout" or "stderr"."""
 
@@ -83,7 +90,7 @@ class InputRequest:
     password: bool = False
 
 
-Output = Union[Status, Stream, Display, Clear, ExecuteResult, Error, Other]
+Output = Union[Status, Notice, Stream, Display, Clear, ExecuteResult, Error, Other]
 
 
 @dataclass
@@ -96,6 +103,8 @@ class Result:
     outputs: list[Output] = field(default_factory=list)
     """What a notebook would keep, in order: printed text, things shown (updates are made in place), result, error."""
     error: Error | None = None
+    notice: str = ""
+    """What the session had to say before the cell, as lines: what was newly hidden from it, or is here again."""
     duration: float = 0.0
     """Seconds from the cell's beginning to its end, without the time that it waited for its turn or for a sandbox."""
     dropped: int = 0
@@ -153,6 +162,9 @@ class Recording:
         """Take the next output."""
         match output:
             case Status():
+                return
+            case Notice(text):
+                self.result.notice += text
                 return
             case Clear(wait):
                 self._clear_due = True

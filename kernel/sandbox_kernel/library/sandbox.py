@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -25,7 +25,8 @@ from sandbox_kernel.providers.base import FileEntry
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.session_info import SessionInfo
 
-from .client import Cell, Client
+from .client import ANSWERING, Cell, Client
+from .contents import Content, pieces_of
 from .outputs import MAX_KEPT, Error, InputRequest, Json, Output, Recording, Result
 from .settings import make_session
 
@@ -42,7 +43,6 @@ OnApproval = Callable[[str], Union[str, Awaitable[str]]]
 """Answers whether a cell's call of a tool is allowed: "y", "a" (always), "n" or "never"; it gets the question."""
 
 MAX_CORRELATION_ID = 128
-PIECE = 256 * 1024
 
 
 class HasVariables(Protocol):
@@ -187,9 +187,8 @@ class Sandbox:
 
         The arguments are those of `run`. A sandbox waits for who does not take its outputs.
         """
-        if len(correlation_id) > MAX_CORRELATION_ID or not (correlation_id.isprintable() or not correlation_id):
-            raise CommandError(f"A correlation id is printable text of at most {MAX_CORRELATION_ID} characters.")
-        seconds = self._session.execution_timeout if timeout is None else timeout
+        _require_text(code, correlation_id)
+        seconds = self._session.execution_timeout if timeout is None else _seconds(timeout)
         scope = {"available_tools": available_tools, "variables": context.variables if context else None}
         approval = on_approval or self._on_approval
         return Execution(self, code, seconds, correlation_id, on_input or self._on_input, approval, scope)
@@ -222,10 +221,14 @@ class Sandbox:
             async for piece in pieces:
                 yield piece
 
-    async def write(self, path: str, content: bytes | AsyncIterable[bytes], *, mode: int = 0o644) -> int:
-        """Write a file, whole or from pieces, and return its size in bytes; see `SandboxFiles.write`."""
+    async def write(self, path: str, content: Content, *, mode: int = 0o644) -> int:
+        """Write a file and return its size in bytes; see `SandboxFiles.write`.
+
+        From bytes, from an iterable of bytes (asynchronous or not), or from a file that is open for reading bytes;
+        what is not asynchronous is read in a thread.
+        """
+        pieces = pieces_of(content, asyncio.to_thread)
         await self.ensure_started()
-        pieces = _pieces(content) if isinstance(content, bytes) else content
         return await self._session.files.write(path, pieces, mode=mode)
 
     async def list(
@@ -313,9 +316,18 @@ class Sandbox:
             raise StateError("This sandbox belongs to another event loop; make one in each, or use BlockingSandbox.")
 
 
-async def _pieces(content: bytes) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(content), PIECE):
-        yield content[start : start + PIECE]
+def _require_text(code: object, correlation_id: object) -> None:
+    if not isinstance(code, str):
+        raise CommandError(f"The code of a cell is text, and this is {type(code).__name__}.")
+    is_text = isinstance(correlation_id, str) and correlation_id.isprintable()
+    if not is_text or len(str(correlation_id)) > MAX_CORRELATION_ID:
+        raise CommandError(f"A correlation id is printable text of at most {MAX_CORRELATION_ID} characters.")
+
+
+def _seconds(timeout: float) -> float:
+    if isinstance(timeout, (int, float)) and 0 <= timeout < math.inf:
+        return timeout
+    raise CommandError(f"A timeout is a number of seconds, 0 for none, and this is {timeout!r}.")
 
 
 class Execution:
@@ -353,7 +365,7 @@ class Execution:
             correlation_id=result.correlation_id,
             timeout=self._timeout,
             on_input=(lambda request: self._ask(cell, request)) if self._on_input else None,
-            approve=self._approve if self._on_approval else None,
+            approve=(lambda prompt: self._approve(cell, prompt)) if self._on_approval else None,
             **self._scope,
         )
         result.correlation_id = cell.correlation_id
@@ -386,8 +398,9 @@ class Execution:
     def _ask(self, cell: Cell, request: InputRequest) -> None:
         self._answering = asyncio.ensure_future(self._answer(cell, request))
 
-    async def _approve(self, prompt: str) -> str:
+    async def _approve(self, cell: Cell, prompt: str) -> str:
         assert self._on_approval is not None
+        token = ANSWERING.set(cell)
         try:
             answer = self._on_approval(prompt)
             return str(await answer if inspect.isawaitable(answer) else answer)
@@ -395,9 +408,13 @@ class Execution:
             # The caller's own, which is raised where he waits.
             self._complaint = exc
             raise CommandError("the program that was asked failed.") from exc
+        finally:
+            ANSWERING.reset(token)
 
     async def _answer(self, cell: Cell, request: InputRequest) -> None:
         assert self._on_input is not None
+        # This task's own, so that it need not be reset.
+        ANSWERING.set(cell)
         try:
             answer = self._on_input(request)
             value = await answer if inspect.isawaitable(answer) else answer

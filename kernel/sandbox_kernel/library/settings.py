@@ -11,7 +11,7 @@ from typing import Any
 from traitlets import TraitError
 from traitlets.config import Config
 
-from sandbox_kernel.configuration import Options, check, load_configuration
+from sandbox_kernel.configuration import Options, check, jupyter_folders, load_configuration
 from sandbox_kernel.errors import ConfigurationError
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.providers.base import Provider
@@ -49,10 +49,14 @@ def make_session(
     _set(config, chosen, options or {})
     known = {*provider_classes(config), *SECTIONS}
     check(config, [chosen, SandboxSession, EventLog], said, names=known)
-    directory = directory or Path.cwd()
+    directory = (directory or Path()).absolute()
+    if not directory.is_dir():
+        raise ConfigurationError(f"Sandbox(directory=…): {directory} is no folder on this machine.")
     try:
         log = EventLog(config=config)
         made = create_provider(name, config)
+        made.directory = str(directory)
+        made.private_paths = jupyter_folders()
         made.kernel_arguments = tuple(said.kernel_arguments)
         recorder = Recorder(log, directory=directory)
         return SandboxSession(listener, config=config, directory=directory, log=log, provider=made, recorder=recorder)

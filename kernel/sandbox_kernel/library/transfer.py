@@ -73,7 +73,7 @@ async def pull(sandbox: Sandbox, name: str, max_bytes: int) -> Any:
 
 
 def _require_name(name: str) -> None:
-    if not name.isidentifier():
+    if not (isinstance(name, str) and name.isidentifier()):
         raise TransferError(f"{name!r} is no name of a variable.")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Buffer = Union[bytes, bytearray, memoryview]
 
+LABELS = ("object", "bool", "str", "int64", "float64")
+"""Types of columns' names that travel as JSON."""
 MAX_DEPTH = 100
 """Lists in lists."""
 WHERE = "here; install it by `pip install 'sandbox-kernel[data]'`"
@@ -247,7 +249,8 @@ def _encode_pandas(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
     import pandas as pd
 
     if type(value) is pd.Series:
-        header, buffers = _encode_frame(value.to_frame("values"))
+        # What cannot travel is called by its name.
+        header, buffers = _encode_frame(value.to_frame(value.name if type(value.name) is str else "values"))
         # The name may be anything that JSON carries; a column's may not.
         return {**header, "kind": "series", "name": _to_json(value.name, "the name of the series", 0)}, buffers
     if type(value) is pd.DataFrame:
@@ -258,18 +261,176 @@ def _encode_pandas(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
 def _encode_frame(frame: Any) -> tuple[dict[str, Any], list[Buffer]]:
     pa = _pyarrow("A data frame")
     _require_plain(frame)
+    header, table = _to_table(pa, frame)
+    _require_restorable(pa, frame)
+    return header, _arrow_stream(pa, table, _places(frame))
+
+
+def _to_table(pa: Any, frame: Any) -> tuple[dict[str, Any], Any]:
+    """Return the header and Arrow's table. Names and labels, of which Arrow knows text only, are in the header."""
+    labels, index_names, column_names = _labels_to_json(frame.columns), frame.index.names, frame.columns.names
+    plain = frame.copy(deep=False)
+    numbers = [str(number) for number in range(len(frame.columns))]
+    plain.columns = numbers if labels else frame.columns.set_names([None] * len(column_names))
+    plain.index = frame.index.set_names([None] * len(index_names))
     try:
-        table = pa.Table.from_pandas(frame)
-    except (pa.ArrowException, ValueError, TypeError, NotImplementedError) as exc:
-        raise TransferError(f"Arrow cannot carry the data frame: {exc}") from None
-    header = {
+        table = pa.Table.from_pandas(plain)
+    # Whatever is wrong with an object in it.
+    except Exception as exc:  # noqa: BLE001
+        place = next((place for place, values in _parts(frame) if not _is_taken(pa, values)), "the data frame")
+        # Arrow's further words name a column by its number.
+        reason = str(exc.args[0] if exc.args else exc)[:300]
+        raise TransferError(f"Arrow cannot carry {place}: {reason}; convert it") from None
+    return {
         "kind": "frame",
+        "labels": labels,
+        "names": [
+            [_to_json(name, "the name of the index", 0) for name in index_names],
+            [_to_json(name, "the name of the columns", 0) for name in column_names],
+        ],
         "objects": _columns_of_objects(frame, table),
         "object_index": frame.index.nlevels == 1 and frame.index.dtype == object,
-        "object_names": frame.columns.nlevels == 1 and frame.columns.dtype == object,
-        "freq": getattr(frame.index, "freqstr", None),
-    }
-    return header, _arrow_stream(pa, table)
+        "freq": [getattr(frame.index, "freqstr", None), getattr(frame.columns, "freqstr", None)],
+    }, table
+
+
+def _parts(frame: Any) -> list[tuple[str, Any]]:
+    """Return columns and levels of the index, with what to call them."""
+    index = frame.index
+    levels = [(_index_place(name), index.get_level_values(level)) for level, name in enumerate(index.names)]
+    return [*((f"the column {name!r}", column) for name, column in frame.items()), *levels]
+
+
+def _index_place(name: Any) -> str:
+    return "the index" if name is None else f"the index {name!r}"
+
+
+def _places(frame: Any) -> list[str]:
+    return [place for place, _ in _parts(frame)]
+
+
+def _is_taken(pa: Any, values: Any) -> bool:
+    try:
+        pa.array(values, from_pandas=True)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return True
+
+
+def _labels_to_json(columns: Any) -> dict[str, Any]:
+    """Return the names of columns, which Arrow would make text of; empty where it knows their type better."""
+    import pandas as pd
+
+    if columns.nlevels > 1:
+        levels = [_labels_to_json(columns.get_level_values(level)) for level in range(columns.nlevels)]
+        return {"levels": levels} if all(levels) else {}
+    if isinstance(columns, pd.RangeIndex):
+        return {"range": [columns.start, columns.stop, columns.step]}
+    categories = columns.categories if isinstance(columns, pd.CategoricalIndex) else None
+    dtype = str(columns.dtype if categories is None else categories.dtype)
+    if dtype not in LABELS:
+        return {}
+    labels = [_to_json(label, f"the name of the column {label!r}", 0) for label in columns.astype(object)]
+    found: dict[str, Any] = {"labels": labels, "dtype": dtype}
+    if categories is not None:
+        found["categories"] = [_to_json(one, f"the category {one!r} of the columns", 0) for one in categories]
+        found["ordered"] = bool(columns.ordered)
+    return found
+
+
+def _labels_from_json(found: dict[str, Any]) -> Any:
+    import pandas as pd
+
+    if "levels" in found:
+        return pd.MultiIndex.from_arrays([_labels_from_json(level) for level in found["levels"]])
+    if "range" in found:
+        return pd.RangeIndex(*found["range"])
+    labels = [_from_json(label) for label in found["labels"]]
+    dtype = found["dtype"] if found["dtype"] in LABELS else object
+    if "categories" not in found:
+        return pd.Index(labels, dtype=dtype, tupleize_cols=False)
+    categories = pd.Index([_from_json(one) for one in found["categories"]], dtype=dtype, tupleize_cols=False)
+    return pd.CategoricalIndex(labels, categories=categories, ordered=bool(found["ordered"]))
+
+
+def _require_restorable(pa: Any, frame: Any) -> None:
+    """Refuse a frame whose types, names or index would come back as others; its rows are not needed to see that."""
+    try:
+        why = _difference(frame.iloc[:0], _came_back(pa, frame.iloc[:0]))
+    # It is not known how Arrow and pandas fail.
+    except Exception as exc:  # noqa: BLE001
+        why = _unreadable(pa, frame) or f"the data frame could not be read again ({str(exc)[:200]})"
+    if not why and _has_objects(frame.index) and not _same_items(frame.index, _came_back(pa, frame.iloc[:, :1]).index):
+        why = f"{_index_place(frame.index.name)} holds objects that would come back as others"
+    if why:
+        raise TransferError(f"{why}; convert it")
+
+
+def _unreadable(pa: Any, frame: Any) -> str:
+    """Return which column of a frame cannot be read again, or that its columns' names cannot, as a clause."""
+    for number, (name, dtype) in enumerate(frame.dtypes.items()):
+        try:
+            _came_back(pa, frame.iloc[:0, [number]].set_axis(["0"], axis=1))
+        except Exception:  # noqa: BLE001 - as above
+            return f"the column {name!r} is of the type {dtype}, which could not be read again"
+    try:
+        _came_back(pa, frame.iloc[:0].set_axis(range(len(frame.columns)), axis=1))
+    except Exception:  # noqa: BLE001 - as above
+        return ""
+    return f"the names of the columns are of the type {_kind(frame.columns)}, which could not be read again"
+
+
+def _came_back(pa: Any, frame: Any) -> Any:
+    header, table = _to_table(pa, frame)
+    return _decode_frame(header, bytearray(b"".join(_arrow_stream(pa, table, _places(frame)))))
+
+
+def _difference(before: Any, after: Any) -> str:
+    """Return in what the types, names or labels of two frames without rows differ, as a clause; "" if in nothing."""
+    if not _same_index(before.columns, after.columns):
+        return f"the names of the columns are of the type {_kind(before.columns)}, and would come back as another"
+    for name, one, other in zip(before.columns, before.dtypes, after.dtypes, strict=True):
+        if not _same_dtype(one, other):
+            return f"the column {name!r} is of the type {one}, and would come back as {other}"
+    if not _same_index(before.index, after.index):
+        return f"{_index_place(before.index.name)} is of the type {_kind(before.index)}, and would come back as another"
+    return ""
+
+
+def _kind(index: Any) -> str:
+    return f"{type(index).__name__}[{', '.join(str(kind) for kind in _dtypes(index))}]"
+
+
+def _dtypes(index: Any) -> list[Any]:
+    return [index.get_level_values(level).dtype for level in range(index.nlevels)]
+
+
+def _same_index(before: Any, after: Any) -> bool:
+    return (
+        type(before) is type(after)
+        and all(_same_dtype(*pair) for pair in zip(_dtypes(before), _dtypes(after), strict=True))
+        and _same_items(before.names, after.names)
+        and _same_items(before, after)
+        and getattr(before, "freqstr", None) == getattr(after, "freqstr", None)
+    )
+
+
+def _same_dtype(before: Any, after: Any) -> bool:
+    if before != after or str(before) != str(after):
+        return False
+    return not hasattr(before, "categories") or _same_items(before.categories, after.categories)
+
+
+def _same_items(before: Any, after: Any) -> bool:
+    return len(before) == len(after) and all(_same(*pair) for pair in zip(before, after, strict=True))
+
+
+def _has_objects(index: Any) -> bool:
+    """Whether there is something in an index that Arrow may give back as something else."""
+    from pandas.api.types import infer_dtype
+
+    levels = [index.get_level_values(level) for level in range(index.nlevels)]
+    return any(one.dtype == object and (one.hasnans or infer_dtype(one) not in ("string", "bytes")) for one in levels)
 
 
 def _require_plain(frame: Any) -> None:
@@ -280,9 +441,8 @@ def _require_plain(frame: Any) -> None:
         raise TransferError("the data frame has rows and no columns; push its index as a series")
     if not frame.columns.is_unique:
         raise TransferError("the data frame has two columns of the same name; rename one")
-    levels = [frame.index.get_level_values(level) for level in range(frame.index.nlevels)]
-    columns = [*((f"the column {name!r}", column.dtype) for name, column in frame.items())]
-    for name, dtype in [*columns, *((f"the index {level.name!r}", level.dtype) for level in levels)]:
+    for name, values in _parts(frame):
+        dtype = values.dtype
         inner = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
         if isinstance(inner, (pd.PeriodDtype, pd.IntervalDtype, pd.SparseDtype)):
             raise TransferError(f"{name} is of the type {dtype}, which Arrow has no type for; convert it")
@@ -317,27 +477,32 @@ def _columns_of_objects(frame: Any, table: Any) -> list[tuple[int, bool]]:
 
 
 def _same(before: Any, after: Any) -> bool:
+    """Whether what comes back is equal and of the same type; Arrow's null stands for what is missing."""
     if after is None:
         return before is None or (type(before) is float and math.isnan(before))
     if type(before) is not type(after):
         return False
-    if isinstance(before, list):
-        return len(before) == len(after) and all(_same(*pair) for pair in zip(before, after, strict=True))
+    if isinstance(before, (list, tuple)):
+        return _same_items(before, after)
     if isinstance(before, dict):
         return before.keys() == after.keys() and all(_same(before[key], after[key]) for key in before)
-    return bool(before == after)
+    if hasattr(before, "as_tuple"):
+        # Decimals: 2 and 2.00 are equal, and not the same.
+        return bool(before.as_tuple() == after.as_tuple())
+    return bool(before == after) or (before != before and after != after)  # noqa: PLR0124 - so is what is no number
 
 
 def _encode_table(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
     pa = _pyarrow("A table")
     if type(value) is not pa.Table:
         raise TransferError(_why_not(value, "the value"))
-    return {"kind": "table"}, _arrow_stream(pa, value)
+    return {"kind": "table"}, _arrow_stream(pa, value, [f"the column {name!r}" for name in value.column_names])
 
 
-def _arrow_stream(pa: Any, table: Any) -> list[Buffer]:
-    for field in table.schema:
-        _require_known(pa, field.type, f"the column {field.name!r}")
+def _arrow_stream(pa: Any, table: Any, places: Sequence[str]) -> list[Buffer]:
+    # An index of numbers in a row is no column there.
+    for field, place in zip(table.schema, places, strict=False):
+        _require_known(pa, field.type, place)
     table = _without_null_type(pa, table)
     sink = _Sink()
     with pa.ipc.new_stream(pa.PythonFile(sink, "w"), table.schema) as writer:
@@ -393,11 +558,13 @@ def _decode_frame(header: dict[str, Any], data: bytearray) -> Any:
         frame.isetitem(index, pd.Series(values, index=frame.index, dtype=object))
     if header.get("object_index"):
         frame.index = frame.index.astype(object)
-    if header.get("object_names"):
-        frame.columns = frame.columns.astype(object)
-    if header.get("freq"):
-        # Arrow does not know it; pandas makes sure that it is true.
-        frame.index.freq = str(header["freq"])[:100]
+    if header.get("labels"):
+        frame.columns = _labels_from_json(header["labels"])
+    frame.index.names, frame.columns.names = ([_from_json(name) for name in names] for names in header["names"])
+    for axis, freq in zip((frame.index, frame.columns), header["freq"], strict=True):
+        if freq:
+            # Arrow does not know it; pandas makes sure that it is true.
+            axis.freq = str(freq)[:100]
     return frame
 
 

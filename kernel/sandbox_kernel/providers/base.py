@@ -228,6 +228,8 @@ class Provider(Configurable):
     """Which of a notebook's sandboxes it makes, where that has several with names: each keeps changes of its own."""
     private_paths: Sequence[str] = ()
     """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
+    directory: str = ""
+    """The notebook's folder on this machine, set before the first sandbox; "" is the working directory."""
 
     def prepare(self) -> None:
         """Begin with a sandbox ahead of the first `create`, which takes it over. Optional.
@@ -238,6 +240,9 @@ class Provider(Configurable):
 
     def abandon(self) -> None:
         """End what `prepare` began and no `create` took over."""
+
+    def close(self) -> None:
+        """Let go of what is kept from one sandbox to the next. Called once, when the last of them has ended."""
 
     def belongs_to(self, notebook: str) -> bool:
         """Take note of the notebook's file, which some front ends tell only when the kernel runs.

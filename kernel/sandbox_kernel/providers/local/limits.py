@@ -22,6 +22,11 @@ OOM_SCORE = 500
 class Size(Int[int, Any]):
     """A number of bytes, or text such as "512M" or "4 GiB" (units of 1024)."""
 
+    def __init__(self, *arguments: Any, floor: int = 0, **options: Any) -> None:
+        """``floor``: what it must be at least, unless it is 0, which stands for no limit."""
+        super().__init__(*arguments, **options)
+        self._floor = floor
+
     def validate(self, obj: Any, value: Any) -> int:
         if isinstance(value, str):
             try:
@@ -29,6 +34,12 @@ class Size(Int[int, Any]):
             except ValueError as exc:
                 raise TraitError(f"The '{self.name}' trait: {exc}") from None
         number: int = super().validate(obj, value)
+        if 0 < number < self._floor:
+            least = format_size(self._floor)
+            raise TraitError(
+                f"The '{self.name}' trait: with {format_size(number)} no Python starts; give at least {least}, or 0 "
+                "for no limit"
+            )
         return number
 
     def from_string(self, s: str) -> int:

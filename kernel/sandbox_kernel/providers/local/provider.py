@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     # Imported where it is used: it needs asyncio, whose import the first sandbox does not wait for.
     from sandbox_kernel.providers.local.sandbox import LocalSandbox
 
+_MIB = 1024**2
 _GIB = 1024**3
+_LEAST_PER_PROCESS = 256 * _MIB
+"""What an ipykernel asks for, of which it uses a small part: with less its threads cannot start."""
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PROGRAM = "from sandbox_kernel.bridge.main import main\nmain()"
 
@@ -95,12 +98,15 @@ class LocalProvider(Provider):
     ).tag(config=True)
 
     memory = Size(
-        min=0, help="Memory in total, in bytes or as text such as '4 GiB'; 0: no limit. Default: half of the machine's."
+        min=0,
+        floor=64 * _MIB,
+        help="Memory in total, in bytes or as text such as '4 GiB'; 0: no limit. Default: half of the machine's.",
     ).tag(config=True)
     memory_per_process = Size(
         min=0,
+        floor=_LEAST_PER_PROCESS,
         help="Memory that one process can ask for, in bytes; beyond it Python raises MemoryError. 0: no limit. "
-        "Default: as much as `memory`.",
+        "Default: as much as `memory`, but at least 256 MiB.",
     ).tag(config=True)
     processes = Int(1024, min=0, help="Number of processes and threads at one time; 0: no limit.").tag(config=True)
     work_size = Size(10 * _GIB, min=0, help="Size of the work folder in bytes; 0: no limit.").tag(config=True)
@@ -149,7 +155,7 @@ class LocalProvider(Provider):
 
     @default("memory_per_process")
     def _default_memory_per_process(self) -> int:
-        return int(self.memory)
+        return max(int(self.memory), _LEAST_PER_PROCESS) if self.memory else 0
 
     @default("tmp_size")
     def _default_tmp_size(self) -> int:
@@ -179,6 +185,11 @@ class LocalProvider(Provider):
         if self._prepared is not None:
             self._prepared.abandon()
             self._prepared = None
+
+    def close(self) -> None:
+        self.abandon()
+        if self._notebook is not None:
+            self._notebook.close()
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         from sandbox_kernel.providers.local import diagnosis
@@ -230,7 +241,11 @@ class LocalProvider(Provider):
         if self._notebook is None:
             name = self.host_environment.get("JPY_SESSION_NAME", "")
             self._notebook = NotebookFolder(
-                self.workspace or Workspace(parent=self), os.getcwd(), name, folders.try_lock, self.session_name
+                self.workspace or Workspace(parent=self),
+                self.directory or os.getcwd(),
+                name,
+                folders.try_lock,
+                self.session_name,
             )
         return self._notebook
 

@@ -78,7 +78,12 @@ def fetch(project: str, cache: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as download:
             unpacked = Path(download) / "unpacked"
             _unpack_tests(_download(project, Path(download)), unpacked)
-            unpacked.rename(folder)
+            try:
+                unpacked.rename(folder)
+            except OSError:
+                # Another process of the same test run was quicker.
+                if not folder.is_dir():
+                    raise
     # Written each time, so that a change of the settings reaches a cache that is already there.
     (folder / "pytest.ini").write_text(_PYTEST_INI)
     return folder

@@ -83,6 +83,10 @@ class Session:
         outcome: dict[str, Any] = self.arena.ask("run_cell", kernel="mortal", code=code, timeout=CELL_TIMEOUT)
         return outcome
 
+    def take_greeting(self) -> None:
+        """Let the first cell tell what notebooks of tests before left in this folder."""
+        assert self.run("None")["status"] == "ok"
+
     def begin(self, code: str, until: str) -> None:
         """Run a cell that goes on, and see that there is something which could be left."""
         self.arena.ask("begin_cell", kernel="mortal", code=code, until=until, timeout=START_TIMEOUT)
@@ -186,6 +190,7 @@ def test_a_daemon_of_a_cell_outlives_the_cell_and_not_the_sandbox(session: Sessi
     session.signal(signal.SIGKILL, [outside])
     _daemons(session, count=0)
 
+    session.take_greeting()
     assert session.run(DAEMON)["printed"] == "left\n"
     _daemons(session, count=1)
     session.look()
@@ -209,6 +214,7 @@ def test_a_hostile_work_folder_is_removed_and_nothing_that_it_points_to(session:
     playground = session.arena.ask("facts")["playground"]
     session.arena.ask("write_file", path=f"{playground}/precious", text="kept")
 
+    session.take_greeting()
     outcome = session.run(HOSTILE_FOLDER.replace("PRECIOUS", repr(playground)))
     assert outcome["printed"] == "done\n", outcome
     session.look()

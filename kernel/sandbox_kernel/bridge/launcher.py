@@ -27,6 +27,8 @@ MAX_TEXT = 1024 * 1024
 """Characters of one stream message; while one is relayed the next is made."""
 MAX_UNSENT = 8 * 1024 * 1024
 """Bytes of other output that wait in this process before the cell that makes more has to wait."""
+WAKE = "sandbox_wake"
+"""A request that only wakes the kernel's loop, so that it sees a signal; relay.py says the same."""
 QUEUED_MESSAGES = 50
 """Messages that ZeroMQ keeps for a bridge that is slower than the cell."""
 
@@ -79,6 +81,7 @@ def main() -> None:
     stub.register(app.kernel.shell)
     stub.add_tools(app.kernel.shell, sys.argv[sys.argv.index("-f") + 1].removesuffix(".json") + "-tools")
     serve_beside_cells(app.kernel)
+    only_wake(app.kernel)
     app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
     app.kernel.control_handlers["sandbox_describe_request"] = lambda *request: tell(
         app.kernel, describing.describe, *request
@@ -212,6 +215,16 @@ def quicken_streams(stream: Any) -> None:
                 yield parent, text[start : start + MAX_TEXT]
 
     stream.write, stream._flush_buffers = quick_write, short_buffers
+
+
+def only_wake(kernel: Any) -> None:
+    """Do nothing about a WAKE request: while others are handled an interrupt is not ignored, and may end the loop."""
+    should_handle = kernel.should_handle
+
+    def should_handle_others(stream: Any, msg: Any, idents: Any) -> Any:
+        return msg["header"]["msg_type"] != WAKE and should_handle(stream, msg, idents)
+
+    kernel.should_handle = should_handle_others
 
 
 def serve_beside_cells(kernel: Any) -> None:

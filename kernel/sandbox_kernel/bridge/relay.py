@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sandbox_kernel.bridge.outbox import Outbox
 
 DELIMITER = b"<IDS|MSG>"
+WAKE = "sandbox_wake"
+"""A request that makes the kernel look up, and nothing else; launcher.py says the same."""
 BATCH = 64
 """Messages taken from one socket before the others and the link get their turn."""
 CHANNELS = {envelope.SHELL: "shell", envelope.CONTROL: "control", envelope.ASIDE: "aside", envelope.STDIN: "stdin"}
@@ -258,7 +260,7 @@ class Bridge:
         if self._inner.ready:
             self._inner.interrupt()
             # A kernel that waits in its event loop sees the signal only when something wakes it.
-            self._ask("shell", "connect_request", {})
+            self._ask("shell", WAKE, {})
 
     def _restart(self) -> None:
         if self._inner.ready and self._restart_due is None:

@@ -103,7 +103,9 @@ class OpenAIModel(Model):
         with self._told():
             import httpx
 
-            return httpx.AsyncClient(timeout=self.request_timeout, follow_redirects=False)
+            # A connection for each request: one that was kept may have been closed by the service meanwhile.
+            limits = httpx.Limits(max_keepalive_connections=0)
+            return httpx.AsyncClient(timeout=self.request_timeout, follow_redirects=False, limits=limits)
 
     @property
     def _address(self) -> str:

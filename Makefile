@@ -41,7 +41,7 @@ lab: $(VENV)/.with-lab
 
 test: $(VENV)/.with-test
 	@mkdir -p "$(SCRATCH)"
-	$(BIN)/python -m pytest -ra --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -ra --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 chaos: $(VENV)/.with-test
 	@mkdir -p "$(SCRATCH)"

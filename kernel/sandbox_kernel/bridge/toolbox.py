@@ -183,6 +183,16 @@ def _frame(request: dict[str, Any]) -> bytes:
     return FRAME.pack(len(data), 0) + data
 
 
+def _is_inspected() -> bool:
+    """Whether a debugger looks at a variable, and not a cell."""
+    frame = inspect.currentframe() if "pydevd" in sys.modules else None
+    while frame is not None:
+        if os.path.basename(frame.f_code.co_filename).startswith("pydevd"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Outside:
     """What there is outside, as this process knows it. All names share it."""
 
@@ -210,6 +220,9 @@ class Outside:
 
     def listed(self, kind: str, *, fresh: bool = False) -> dict[str, dict[str, Any]]:
         """Return what may be used, by name."""
+        if _is_inspected():
+            # Threads are stopped at a breakpoint, and nobody would take the answer.
+            return {}
         if fresh or self._listed is None:
             said, data = self._ask({"do": "list", "codec": not self.connection().codec})
             self._listed = {key: {one["name"]: one for one in said[key]} for key in ("tool", "agent")}

@@ -88,7 +88,8 @@ class SessionLife(SessionCore):
         except SandboxKernelError as exc:
             self._fail(exc)
         except Exception as exc:  # noqa: BLE001 - the edge: a provider's fault must become an error in the cell
-            self._fail(SessionError(f"The sandbox could not be started: {exc!r}. The log has more.", **self._ids()))
+            what = f"{type(exc).__name__}: {exc}"
+            self._fail(SessionError(f"The sandbox could not be started: {what}. The log has more.", **self._ids()))
         else:
             if self._takeover is not None:
                 self._takeover.wanted = None

@@ -29,8 +29,8 @@ class ChaosProxy:
         self._first_bytes = asyncio.Event()
         self.passable = asyncio.Event()
         self.passable.set()
-        self._serving: asyncio.Task[None] | None = None
-        """Takes connections; None while they are refused."""
+        self._serving = False
+        """Whether connections are taken, not refused."""
         self._connections: set[asyncio.Task[None]] = set()
         self.generation = 0
         """Raised whenever what was cut off goes on."""
@@ -55,18 +55,18 @@ class ChaosProxy:
     def _go_on(self) -> None:
         self.generation += 1
         self.passable.set()
-        if self._serving is None:
+        if not self._serving:
             self._listener = _listen(self.port)
-            self._serving = self._loop.create_task(self._serve())
+            self._serve()
 
     def break_off(self, *, refuse: bool = False) -> None:
         """Reset all connections at once; with ``refuse`` also those that are made until `go_on`."""
         self._loop.call_soon_threadsafe(self._break_off, refuse)
 
     def _break_off(self, refuse: bool) -> None:
-        if refuse and self._serving is not None:
-            self._serving.cancel()
-            self._serving = None
+        if refuse and self._serving:
+            self._serving = False
+            self._loop.remove_reader(self._listener)
             self._listener.close()
         for connection in self._connections:
             connection.cancel()
@@ -84,7 +84,7 @@ class ChaosProxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._serving = self._loop.create_task(self._serve())
+        self._serve()
         self._loop.run_forever()
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
@@ -93,12 +93,22 @@ class ChaosProxy:
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
-    async def _serve(self) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(self._listener)
-            connection = self._loop.create_task(_Connection(self, client).run())
-            self._connections.add(connection)
-            connection.add_done_callback(self._connections.discard)
+    def _serve(self) -> None:
+        self._serving = True
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            # Whoever wanted it has gone again.
+            return
+        connection = _Connection(self, client)
+        task = self._loop.create_task(connection.run())
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        # Not in the task: it may be cancelled before it begins, and again while it ends.
+        task.add_done_callback(connection.close)
 
     # ---- for connections
 
@@ -150,8 +160,15 @@ class _Connection:
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._client = client
+        self._server: socket.socket | None = None
         self._open = asyncio.Event()
         self._open.set()
+
+    def close(self, _: object = None) -> None:
+        """Reset both sides. Idempotent."""
+        for sock in (self._client, self._server):
+            if sock is not None:
+                reset(sock)
 
     async def run(self) -> None:
         """Pass bytes both ways until one side ends."""
@@ -160,7 +177,6 @@ class _Connection:
         try:
             self._server = await self._proxy.connect()
         except OSError:
-            reset(self._client)
             return
         ways = [asyncio.ensure_future(self._pass(upstream=upstream)) for upstream in (True, False)]
         try:
@@ -169,10 +185,9 @@ class _Connection:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            reset(self._client)
-            reset(self._server)
 
     async def _pass(self, *, upstream: bool) -> None:
+        assert self._server is not None
         loop = asyncio.get_running_loop()
         source, sink = (self._client, self._server) if upstream else (self._server, self._client)
         try:
@@ -218,6 +233,7 @@ class _Connection:
         await self._proxy.next_connection()
         await asyncio.sleep(fault.seconds / 10)
         if fault.upstream:
+            assert self._server is not None
             await asyncio.get_running_loop().sock_sendall(self._server, data)
 
 

@@ -132,8 +132,11 @@ class Exchange:
 class FrontEnd:
     """A client of a kernel. Sockets are read only inside `until`, so nothing happens behind a test's back."""
 
-    def __init__(self, connection: Path | Any, *, queue: int = 0) -> None:
-        """``queue`` is how many messages ZeroMQ may take ahead of the test; 0 means any number."""
+    def __init__(self, connection: Path | Any, *, queue: int = 0, stdin: bool = True) -> None:
+        """``queue`` is how many messages ZeroMQ may take ahead of the test; 0 means any number.
+
+        Without ``stdin`` that socket connects only when `connect_stdin` is called.
+        """
         context = zmq.Context()
         context.setsockopt(zmq.RCVHWM, queue)
         self.client = BlockingKernelClient(context=context)
@@ -141,17 +144,25 @@ class FrontEnd:
             self.client.load_connection_info(connection)
         else:
             self.client.load_connection_file(str(connection))
-        self.client.start_channels(hb=False)
+        self.client.start_channels(hb=False, stdin=stdin)
         self.exchanges: dict[str, Exchange] = {}
         self.log: list[tuple[Exchange, str]] = []
         """Every message's request and type, in the order of arrival."""
         self.others: list[tuple[str, Message]] = []
         """What belongs to no request of this front end, with its channel."""
-        names = ("shell", "control", "stdin", "iopub")
-        self._channels = {name: getattr(self.client, f"{name}_channel") for name in names}
+        self._channels: dict[str, Any] = {}
         self._poller = zmq.Poller()
-        for channel in self._channels.values():
-            self._poller.register(channel.socket, zmq.POLLIN)
+        for name in ("shell", "control", "stdin", "iopub") if stdin else ("shell", "control", "iopub"):
+            self._listen(name)
+
+    def _listen(self, name: str) -> None:
+        channel = self._channels[name] = getattr(self.client, f"{name}_channel")
+        self._poller.register(channel.socket, zmq.POLLIN)
+
+    def connect_stdin(self) -> None:
+        """Connect the socket for questions, too."""
+        self.client.stdin_channel.start()
+        self._listen("stdin")
 
     def close(self) -> None:
         """Close the sockets."""
@@ -263,9 +274,9 @@ class KernelProcess:
         """Process id."""
         return self.process.pid
 
-    def front_end(self, connection: Path | Any = None, *, queue: int = 0) -> FrontEnd:
+    def front_end(self, connection: Path | Any = None, *, queue: int = 0, stdin: bool = True) -> FrontEnd:
         """Open one more front end; it hears outputs from now on."""
-        front_end = FrontEnd(connection or self.connection_file, queue=queue)
+        front_end = FrontEnd(connection or self.connection_file, queue=queue, stdin=stdin)
         self.front_ends.append(front_end)
         return front_end.ready()
 

@@ -114,14 +114,11 @@ def test_a_password_is_asked_for_as_one(notebook: FrontEnd) -> None:
 
 
 def test_a_front_end_whose_stdin_socket_connects_last_is_asked_all_the_same(kernel: KernelProcess) -> None:
-    late = kernel.front_end()
-    stdin = late.client.stdin_channel.socket
-    place = stdin.last_endpoint
-    stdin.disconnect(place)
+    late = kernel.front_end(stdin=False)
     cell = late.cell("print('begun', flush=True)\ninput('who? ')")
     late.until(lambda: "begun" in cell.stream())
     late.drain()
-    stdin.connect(place)
+    late.connect_stdin()
     late.until(lambda: bool(cell.questions))
     late.answer("you")
     assert late.finish(cell).result == "'you'"

@@ -17,6 +17,7 @@ from sandbox_kernel.providers.local.bubblewrap import find, read_version
 from sandbox_kernel.providers.local.command import work_folder
 from sandbox_kernel.providers.local.limits import Limits, Size, format_size, parse_size, processes_counted_outside
 from sandbox_kernel.providers.local.provider import LocalProvider
+from sandbox_kernel.providers.local.view import make_whiteouts
 
 MIB = 1024**2
 
@@ -216,3 +217,15 @@ def test_what_is_not_bubblewrap_has_no_version(tmp_path: Path) -> None:
 )
 def test_work_folder_gives_way_to_an_environment(mounts: list[str], folder: str) -> None:
     assert work_folder(mounts) == folder
+
+
+def test_folders_that_were_removed_since_they_were_looked_at_are_no_fault(tmp_path: Path) -> None:
+    source, layer = tmp_path / "source", tmp_path / "layer"
+    (source / "there").mkdir(parents=True)
+    try:
+        make_whiteouts(str(layer), str(source), ["gone/.env", "there/.env"], None, ["there", "gone too"])
+    except PermissionError:
+        pytest.skip("this system lets nobody make whiteouts")
+    # What was hidden stays hidden if it comes back.
+    assert {path.name for path in layer.iterdir()} == {"gone", "there"}
+    assert all((layer / name / ".env").is_char_device() for name in ("gone", "there"))

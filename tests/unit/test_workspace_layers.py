@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -164,3 +165,20 @@ def test_each_session_has_a_layer_of_its_own(store: LayerStore, folder: Path) ->
     kept = written(store, str(folder))
     assert store.open(Owner.now(str(folder), "", "two")).name != kept.name
     assert store.open(Owner.now(str(folder), "", "")).name == kept.name
+
+
+def test_a_layer_that_was_removed_before_it_was_locked_is_not_used(
+    store: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process removes the empty layer between its being opened and being locked."""
+    empty = store.open(Owner("/project", ""))
+    empty.close()
+
+    def late_lock(descriptor: int) -> bool:
+        shutil.rmtree(empty.path, ignore_errors=True)
+        return try_lock(descriptor)
+
+    monkeypatch.setattr(store, "_try_lock", late_lock)
+    layer = store.open(Owner("/project", ""))
+    assert layer.name != empty.name
+    assert Path(layer.path, "layer.json").exists()

@@ -222,7 +222,7 @@ class LayerStore:
             layer.lock = os.open(layer.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return False
-        if not self._try_lock(layer.lock):
+        if not self._try_lock(layer.lock) or not _is_at(layer.lock, layer.path):
             layer.close()
             return False
         return True
@@ -264,6 +264,14 @@ def remove_tree(path: str) -> None:
         if not os.path.lexists(path):
             return
     raise OSError(f"{path} could not be removed; remove it by hand.")
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether an open folder still lies there: who had it locked before may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        return False
 
 
 def _has_user(layer: Layer) -> bool:

@@ -124,7 +124,11 @@ def _entries(root: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+    try:
+        return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+    except OSError:
+        # Its janitor has just removed it.
+        return False
 
 
 def _is_free(path: str) -> bool:

@@ -95,11 +95,14 @@ def make_whiteouts(
             os.mkdir(path, 0o755)
             if user is not None:
                 os.chown(path, user, user)
-            _copy_status(os.path.join(source, folder), path)
+            # It may have been removed since it was looked at; what is hidden in it stays hidden if it comes back.
+            with suppress(FileNotFoundError, NotADirectoryError):
+                _copy_status(os.path.join(source, folder), path)
 
     make("")
     for folder in mirrored:
-        make(folder)
+        if os.path.isdir(os.path.join(source, folder)):
+            make(folder)
     device = os.makedev(0, 0)
     for path in hidden:
         make(os.path.dirname(path))

@@ -306,7 +306,7 @@ def fills_the_disk_with_removed_files_on_their_way(world: World) -> Verdict:
         os.unlink(path)
 
     with sender, receiver:
-        # The disk's free space is all that tells of them, and others give room back beside it: until it is really fuller.
+        # Only free space tells of them, and others give room back beside it: until the disk is really fuller.
         return _fill_slowly(world, hide, until_disk_lost=True)
 
 

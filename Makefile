@@ -7,18 +7,22 @@ WORKERS ?= 2
 
 # What is run here neither reads nor changes the user's own Jupyter and IPython settings.
 SCRATCH := $(CURDIR)/build/jupyter
-run test bench chaos: export JUPYTER_CONFIG_DIR := $(SCRATCH)/config
-run test bench chaos: export JUPYTER_DATA_DIR := $(SCRATCH)/data
-run test bench chaos: export JUPYTER_RUNTIME_DIR := $(SCRATCH)/runtime
-run test bench chaos: export IPYTHONDIR := $(SCRATCH)/ipython
-run test bench chaos: export MPLCONFIGDIR := $(SCRATCH)/matplotlib
+run test frameworks bench chaos: export JUPYTER_CONFIG_DIR := $(SCRATCH)/config
+run test frameworks bench chaos: export JUPYTER_DATA_DIR := $(SCRATCH)/data
+run test frameworks bench chaos: export JUPYTER_RUNTIME_DIR := $(SCRATCH)/runtime
+run test frameworks bench chaos: export IPYTHONDIR := $(SCRATCH)/ipython
+run test frameworks bench chaos: export MPLCONFIGDIR := $(SCRATCH)/matplotlib
 
-.PHONY: help run lab test chaos lint format proto bench wheel clean
+# Real LangChain and CrewAI, of which `make frameworks` makes an environment of their own: they need much, of old versions.
+FRAMEWORKS := build/frameworks
+
+.PHONY: help run lab test frameworks chaos lint format proto bench wheel clean
 
 help:
 	@echo "make run      install, and execute notebooks/quickstart.ipynb in a sandbox"
 	@echo "make lab      open that notebook in JupyterLab"
 	@echo "make test     install, and run all tests"
+	@echo "make frameworks  the tools of real LangChain and CrewAI, in an environment of their own (1 GB)"
 	@echo "make lint     ruff, mypy, import-linter;  make format  applies ruff's part"
 	@echo "make chaos    10,000 cells through connections and processes that fail, a long one that nobody hears"
 	@echo "make proto    write the Python modules of executor.proto"
@@ -42,6 +46,18 @@ lab: $(VENV)/.with-lab
 test: $(VENV)/.with-test
 	@mkdir -p "$(SCRATCH)"
 	$(BIN)/python -m pytest -ra --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+frameworks: $(VENV)/.with-test $(FRAMEWORKS)/.made
+	@mkdir -p "$(SCRATCH)"
+	SANDBOX_TEST_FRAMEWORKS="$(CURDIR)/$(FRAMEWORKS)/bin/python" \
+		$(BIN)/python -m pytest -ra tests/functional/test_tools_of_frameworks.py
+
+$(FRAMEWORKS)/.made:
+	@echo "Installing LangChain and CrewAI into $(FRAMEWORKS), which takes some minutes ..."
+	@umask 022; $(PYTHON) -m venv --clear $(FRAMEWORKS)
+	@umask 022; $(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+		langchain-core crewai traitlets jupyter_core jsonschema
+	@touch $@
 
 chaos: $(VENV)/.with-test
 	@mkdir -p "$(SCRATCH)"

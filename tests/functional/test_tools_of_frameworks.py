@@ -1,7 +1,6 @@
 """Real tools of LangChain and CrewAI register and run, in an environment of their own: they need much, of old versions.
 
-It is made by `python -m venv FOLDER` and `FOLDER/bin/pip install langchain-core crewai traitlets jupyter_core
-jsonschema`, and named by SANDBOX_TEST_FRAMEWORKS=FOLDER/bin/python.
+`make frameworks` makes it, and names it by SANDBOX_TEST_FRAMEWORKS=FOLDER/bin/python.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("SANDBOX_TEST_FRAMEWORKS", "")
 
 
-@pytest.mark.skipif(not PYTHON, reason="SANDBOX_TEST_FRAMEWORKS names no environment with LangChain and CrewAI")
+@pytest.mark.skipif(not PYTHON, reason="needs 1 GB of packages: `make frameworks` runs it")
 def test_real_tools_of_langchain_and_crewai_register_and_run(tmp_path: Path) -> None:
     # Neither sends anything anywhere, nor writes into the tester's home.
     quiet = {"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true", "HOME": str(tmp_path)}

@@ -59,7 +59,7 @@ class Signature:
         self._readers: dict[str, Callable[[Any], Any]] = {}
         properties: dict[str, Any] = {}
         required: list[str] = []
-        described = _described(inspect.getdoc(function) or "")
+        texts = described(inspect.getdoc(function) or "")
         any_more = False
         for one in parameters:
             hint = hints.get(one.name, Any)
@@ -75,7 +75,7 @@ class Signature:
             if one.kind is one.VAR_KEYWORD:
                 any_more = True
                 continue
-            properties[one.name] = self._property(one, hint, f"{owner}: the parameter {one.name!r}", described)
+            properties[one.name] = self._property(one, hint, f"{owner}: the parameter {one.name!r}", texts)
             if one.default is one.empty:
                 required.append(one.name)
         self.schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": any_more}
@@ -123,7 +123,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(target, include_extras=True)
 
 
-def _described(doc: str) -> dict[str, str]:
+def described(doc: str) -> dict[str, str]:
     """Return what a docstring says of parameters on lines such as ``name: text``, ``:param name: text``."""
     found = {}
     for line in doc.splitlines()[1:]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox_kernel.errors import ToolValidationError
+from sandbox_kernel.tools.schema import described
 
 _TYPES = {
     "str": {"type": "string"},
@@ -125,13 +126,13 @@ def schema_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, Any
         for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         if default is not None
     }
-    described = _described(ast.get_docstring(function) or "")
+    texts = described(ast.get_docstring(function) or "")
     properties: dict[str, Any] = {}
     required = []
     for one in (*arguments.args, *arguments.kwonlyargs):
         schema = dict((_schema(one.annotation) if one.annotation is not None else None) or {})
-        if one.arg in described:
-            schema["description"] = described[one.arg]
+        if one.arg in texts:
+            schema["description"] = texts[one.arg]
         if one.arg not in defaults:
             required.append(one.arg)
         else:
@@ -146,16 +147,6 @@ def _default(node: ast.expr) -> dict[str, Any]:
     except ValueError:
         return {}
     return {"default": value} if value is None or isinstance(value, (str, int, float, bool, list, dict)) else {}
-
-
-def _described(doc: str) -> dict[str, str]:
-    found = {}
-    for line in doc.splitlines()[1:]:
-        name, colon, text = line.strip().removeprefix(":param ").partition(":")
-        name = name.partition("(")[0].strip()
-        if colon and name.isidentifier() and text.strip():
-            found[name] = text.strip()
-    return found
 
 
 def _schema(node: ast.expr | None) -> dict[str, Any] | None:  # noqa: PLR0911 - one line for each form

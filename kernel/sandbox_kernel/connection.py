@@ -66,6 +66,7 @@ class Connection:
         self._attempt = 0
         self._closed = False
         self.send = self._channel.send
+        self.withdraw = self._channel.withdraw
         self.hold = self._channel.hold
         self.release = self._channel.release
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from traitlets import TraitError
@@ -60,6 +60,7 @@ class Kernel(KernelQueue):
         self._guard = session.guard
         self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
+        session.on_cut_off = self._on_cut_off
         session.idle_since = lambda: 0.0 if self._pending.cells else self._idle_since
         session.host_tools = LateTools(self._load_tools)
         if session.folder.enabled:
@@ -167,8 +168,34 @@ class Kernel(KernelQueue):
         elif self._waiting and not self._pending.cells:
             self._interrupt_waiting()
         elif self._open or self.session.state is State.PAUSED:
-            self.session.interrupt()
+            self._interrupt_sent()
         self._answer(request, {"status": "ok"})
+
+    def _interrupt_sent(self) -> None:
+        """Interrupt the first of the cells that were sent: at once where it runs, else when it begins.
+
+        Where the connection is lost it may not have left; then it never will, nor those behind it.
+        """
+        cells = [] if self.session.state is State.PAUSED else self._pending.main_cells()
+        if not cells or cells[0].began or cells[0].idle or cells[0].deferred:
+            self.session.interrupt()
+        elif self.session.withdraw(cells[0].sent):
+            self._withdrawn(cells[0], cells[1:])
+        else:
+            cells[0].interrupt_due = True
+
+    def _withdrawn(self, cell: Request, behind: Sequence[Request]) -> None:
+        self._pending.remove(cell)
+        self._notice = cell.notice + self._notice
+        self._fail(cell, KeyboardInterruptError("interrupted before it was sent to the sandbox"))
+        if cell.stop_on_error:
+            # What has not left stands behind all that has.
+            aborted = [one for one in behind if self.session.withdraw(one.sent)]
+            for one in aborted:
+                self._pending.remove(one)
+            self._waiting.extendleft(reversed(aborted))
+            self._abort_waiting()
+        self._advance()
 
     def _interrupt_waiting(self) -> None:
         """Nothing runs yet: the first cell that waits is the one that a person sees as running."""
@@ -184,7 +211,7 @@ class Kernel(KernelQueue):
         if self._command_cell is not None and not (self._past is not None and self._past.streams):
             self._command_cell.cancel()
         elif self._open:
-            self.session.interrupt()
+            self._interrupt_sent()
 
     def _shutdown(self, request: Request) -> None:
         restart = bool(answers.load(request.frames[3]).get("restart", False))
@@ -282,7 +309,9 @@ class Kernel(KernelQueue):
         if lost and self._used and (beside or self._command_cell is None):
             fresh = SAME_SANDBOX if self.session.info.sandbox_id else OTHER_SANDBOX
             why = f"{str(error).partition('. ')[0]}.\n" if beside else ""
-            self._notice = f"{error}\n" if isinstance(error, SandboxTakenError) else why + fresh
+            if isinstance(error, SandboxTakenError):
+                why, fresh = f"{str(error).partition(';')[0]}.\n", OTHER_SANDBOX
+            self._notice = why + fresh
         self._used = self._used and not lost
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._advance)

@@ -209,6 +209,9 @@ class KernelOutputs(KernelCore):
             if not request.deferred and not self._clock.knows(request):
                 request.began = time.monotonic()
                 self._clock.start(request, self.session.execution_timeout, self._on_timeout)
+            if request.interrupt_due:
+                request.interrupt_due = False
+                self.session.interrupt()
             if request.notice:
                 self.frontend.publish("stream", {"name": "stderr", "text": request.notice}, request.header)
                 request.notice = ""

@@ -167,9 +167,23 @@ class KernelQueue(KernelOutputs):
         token = self._pending.add(request)
         frames = self._subshells.translated(request)
         try:
-            self.session.send([kind + token, *frames], urgent=kind in (envelope.CONTROL, envelope.ASIDE))
+            urgent = kind in (envelope.CONTROL, envelope.ASIDE)
+            request.sent = self.session.send([kind + token, *frames], urgent=urgent)
         except ValueError as exc:
             self._fail_and_forget(request, InvocationError(f"The message is too large for a sandbox: {exc}."))
+        if self.session.is_cut_off:
+            self._on_cut_off()
+
+    def _on_cut_off(self) -> None:
+        """Say once, in the first cell that waits, why nothing comes."""
+        cell = next((one for one in self._pending.main_cells() if not one.idle and one.counts), None)
+        if cell is not None and not cell.told_cut_off:
+            cell.told_cut_off = True
+            text = (
+                f"sandbox: the connection has been lost for {self.session.reconnect_notice:.0f} s or more. It is made "
+                "again, and what a running cell prints comes then; a cell that has not left yet can be interrupted."
+            )
+            self.frontend.publish("display_data", answers.notice(text), cell.header)
 
     def _made_ready(self, request: Request) -> bool:
         """Let the sandbox make ready for a cell; False if it was given up instead, which the cell then tells."""

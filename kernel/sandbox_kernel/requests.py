@@ -46,6 +46,7 @@ class Request:
         "held_idle",
         "idents",
         "idle",
+        "interrupt_due",
         "lines",
         "msg_id",
         "msg_type",
@@ -54,11 +55,13 @@ class Request:
         "payloads",
         "questions",
         "replied",
+        "sent",
         "stdin",
         "stop_on_error",
         "subshell",
         "timed_out",
         "token",
+        "told_cut_off",
     )
 
     def __init__(self, channel: str, idents: list[bytes], frames: list[bytes], header: dict[str, Any]) -> None:
@@ -100,6 +103,11 @@ class Request:
         """What its commands ask of the front end with its reply, such as a new cell."""
         self.on_ended: Callable[[RunCell], None] | None = None
         """Told what became of its code, before the front end is told that it ended."""
+        self.sent: list[Buffer] = []
+        """The message to the sandbox, by which it can be withdrawn."""
+        self.told_cut_off = False
+        self.interrupt_due = False
+        """It was interrupted before it began: it is when it begins."""
         self.began = 0.0
         """When its code began, in seconds of the monotonic clock."""
         self.ended = False
@@ -268,6 +276,10 @@ class PendingRequests:
         if not self.cells:
             return None
         return next((one for one in self._by_token.values() if one.is_cell and one.busy and not one.idle), None)
+
+    def main_cells(self) -> Sequence[Request]:
+        """Return the cells on the main shell, in the order in which they were sent."""
+        return [one for one in self._by_token.values() if one.is_cell and one.subshell is None]
 
     @property
     def has_questions(self) -> bool:

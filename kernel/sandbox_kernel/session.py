@@ -166,7 +166,7 @@ class SandboxSession(SessionLife):
     async def stop(self, reason: str = "it was stopped") -> None:
         """Give the sandbox back. The session can be started again."""
         if self._state is State.PAUSED and self.folder.enabled:
-            await self.resume()
+            await self.resume(to_leave=True)
         lost = ""
         async with self._moving:
             if self._state in (State.INACTIVE, State.CLOSED):
@@ -178,6 +178,7 @@ class SandboxSession(SessionLife):
                 await self._close_sandbox()
             finally:
                 # Also where it cannot be reached: nothing here uses it any more.
+                self._news = ""
                 self._move(State.INACTIVE)
         self._listener.on_ended(
             SandboxLostError(f"The sandbox is gone: {reason}. The next cell starts a fresh one.{lost}")
@@ -259,7 +260,7 @@ class SandboxSession(SessionLife):
             return
         if self._state is State.PAUSED and self.folder.enabled and not restart:
             try:
-                await self.resume()
+                await self.resume(to_leave=True)
             except SandboxKernelError as exc:
                 self._event("resume_failed", "warning", error=str(exc))
         self._move(State.CLOSED)

@@ -97,6 +97,8 @@ class SessionCore(SessionSettings):
         """What the bridge said of the cells of an earlier kernel process, when this one came in its place."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
+        self.on_cut_off: Callable[[], None] = lambda: None
+        """Told when the connection has been lost for `reconnect_notice`."""
         self.host_tools: HostTools | None = None
         """Who serves `tools` in cells; without one they hear that there are none."""
 
@@ -227,6 +229,18 @@ class SessionCore(SessionSettings):
 
     def _report(self, name: str, level: str, fields: dict[str, Any]) -> None:
         self._event(name, level, **fields)
+        if name == "connection_lost" and self.reconnect_notice:
+            asyncio.get_running_loop().call_later(self.reconnect_notice, self._tell_cut_off)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the connection has been lost for so long that people are to be told."""
+        return 0 < self.reconnect_notice <= (self._link.lost_for or 0.0)
+
+    def _tell_cut_off(self) -> None:
+        # It may have been there meanwhile; then whoever lost it again told so, too.
+        if self.is_cut_off:
+            self.on_cut_off()
 
     def _ids(self) -> dict[str, Any]:
         sandbox_id = self._sandbox.sandbox_id if self._sandbox else ""
@@ -252,9 +266,16 @@ class SessionCore(SessionSettings):
 
     # ---- sending
 
-    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> None:
-        """Send a Jupyter message (see link/envelope.py). Only while `ready`, or paused with a resume under way."""
-        self._link.send(parts, urgent=urgent)
+    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> list[Buffer]:
+        """Send a Jupyter message (see link/envelope.py); return what `withdraw` knows it by.
+
+        Only while `ready`, or paused with a resume under way.
+        """
+        return self._link.send(parts, urgent=urgent)
+
+    def withdraw(self, message: list[Buffer]) -> bool:
+        """Take back a message of which nothing has left for the sandbox; return False where something has."""
+        return self._link.withdraw(message)
 
     def command(self, op: str, **fields: object) -> None:
         """Send the bridge a command, past everything that waits."""

@@ -169,8 +169,8 @@ class SessionLife(SessionCore):
                 raise
             self._move(State.PAUSED)
 
-    async def resume(self) -> None:
-        """Let a paused sandbox go on."""
+    async def resume(self, *, to_leave: bool = False) -> None:
+        """Let a paused sandbox go on; TO_LEAVE it, of which no cell has to be told."""
         async with self._moving:
             if self._state is State.ACTIVE:
                 return
@@ -183,7 +183,8 @@ class SessionLife(SessionCore):
                 if self._state is State.RESUMING:
                     self._move(State.PAUSED)
                 raise
-            self._news += "The sandbox was paused and goes on: variables, files and packages are kept.\n"
+            if not to_leave:
+                self._news += "The sandbox was paused and goes on: variables, files and packages are kept.\n"
             self._move(State.ACTIVE)
         if self._ready.is_set():
             self._listener.on_ready()

@@ -143,10 +143,14 @@ class SessionLink:
 
     # ---- sending
 
-    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> None:
-        """Send a message (see link/envelope.py). Only while it is open."""
+    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> list[Buffer]:
+        """Send a message (see link/envelope.py); return what `withdraw` knows it by. Only while it is open."""
         assert self._channel is not None
-        self._channel.send(parts, urgent=urgent)
+        return self._channel.send(parts, urgent=urgent)
+
+    def withdraw(self, message: list[Buffer]) -> bool:
+        """Take back a message of which nothing has left, as where the connection is lost; False where something has."""
+        return self._channel is not None and self._channel.withdraw(message)
 
     def command(self, op: str, **fields: object) -> None:
         """Send the bridge a command, past everything that waits; to nobody, if there is none."""

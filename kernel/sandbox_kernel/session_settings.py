@@ -35,6 +35,12 @@ class SessionSettings(Configurable):
     reconnect_timeout = Float(
         3600.0, config=True, help="Seconds for which a lost connection to a sandbox is made again; 0 means for ever."
     )
+    reconnect_notice = Float(
+        30.0,
+        config=True,
+        min=0.0,
+        help="Seconds for which a connection has been lost when the cell that waits says so; 0 means never.",
+    )
     on_shutdown = Dict(
         value_trait=Enum(("close", "pause", "detach")),
         key_trait=Unicode(),

@@ -84,6 +84,42 @@ def test_cells_wait_while_the_sandbox_cannot_be_reached_and_run_once(world: Worl
         assert [cell.stream() for cell in cells] == [f"{n}\n" for n in range(1, 6)]
 
 
+def test_cell_that_has_not_left_is_interrupted_at_once_and_never_runs(world: World) -> None:
+    with quiet(world.kernel("a", "--SandboxSession.reconnect_notice=0.5")) as front_end:
+        front_end.run("n = 0")
+        world.part()
+        time.sleep(0.5)
+        cells = [front_end.cell("n += 1\nprint(n)") for _ in range(2)]
+        front_end.until(lambda: notices(cells[0]) != "" or bool(cells[0].replies), timeout=10)
+        front_end.interrupt()
+        front_end.finish(*cells)
+        assert cells[0].error["ename"] == "KeyboardInterrupt"
+        assert cells[1].status == "aborted"
+        last = front_end.cell("print('n is', n)")
+        time.sleep(0.5)
+        world.join()
+        assert front_end.finish(last).stream() == "n is 0\n"
+
+
+def test_cell_that_waits_for_a_lost_connection_says_so(world: World) -> None:
+    with quiet(world.kernel("a", "--SandboxSession.reconnect_notice=1")) as front_end:
+        front_end.run("1")
+        cell = front_end.cell("import time; time.sleep(2)")
+        front_end.until(lambda: "busy" in cell.statuses)
+        world.part()
+        front_end.until(lambda: "the connection has been lost for 1 s or more" in notices(cell))
+        world.join()
+        assert front_end.finish(cell).status == "ok"
+
+
+def test_sandbox_that_was_paused_and_stopped_is_not_said_to_go_on(world: World) -> None:
+    with quiet(world.kernel()) as front_end:
+        for command in ("x = 1", "%sandbox pause", "%sandbox stop"):
+            front_end.run(command)
+        after = front_end.run("'x' in globals()")
+        assert (after.result, after.stream("stderr")) == ("False", "")
+
+
 def test_sandbox_that_is_gone_for_good_is_told_once_in_each_cell(world: World) -> None:
     with quiet(world.kernel()) as front_end:
         front_end.run("x = 1")

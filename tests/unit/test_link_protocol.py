@@ -249,3 +249,14 @@ def test_a_message_that_a_link_cannot_carry_is_refused_where_it_is_sent() -> Non
         link.send([bytes(2000)])
     with pytest.raises(ValueError, match="parts"):
         link.send([b""] * (protocol.MAX_PARTS + 1))
+
+
+def test_a_message_of_which_nothing_has_left_can_be_taken_back() -> None:
+    wire = Wire()
+    first, second = (wire.ends[0].send([text]) for text in (b"first", b"second"))
+    assert wire.ends[0].withdraw(second)
+    assert not wire.ends[0].withdraw(second)
+    wire.settle()
+    assert wire.delivered[1] == [([b"first"], False)]
+    assert not wire.ends[0].withdraw(first)
+    assert wire.ends[0].bulk_backlog == 0

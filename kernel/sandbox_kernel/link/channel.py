@@ -55,11 +55,16 @@ class LinkChannel(Receiver):
         transport.start(self)
         self._flush()
 
-    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> None:
-        """Send a message, or keep it until there is a transport."""
-        self._link.send(parts, urgent=urgent)
+    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> list[Buffer]:
+        """Send a message, or keep it until there is a transport; return what `withdraw` knows it by."""
+        message = self._link.send(parts, urgent=urgent)
         if not self._receiving:
             self._flush()
+        return message
+
+    def withdraw(self, message: list[Buffer]) -> bool:
+        """Take back a message of which nothing has left; return False where something has."""
+        return self._link.withdraw(message)
 
     @property
     def backlog(self) -> int:

@@ -217,10 +217,11 @@ class Link:
 
     # ---- sending
 
-    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> None:
-        """Take a message for sending. Buffers must not change until they are acknowledged.
+    def send(self, parts: Sequence[Buffer], *, urgent: bool = False) -> list[Buffer]:
+        """Take a message for sending; return what `withdraw` knows it by.
 
-        Raises ValueError where the message has more parts or bytes than a link carries.
+        Buffers must not change until they are acknowledged. Raises ValueError where the message has more parts or bytes
+        than a link carries.
         """
         if len(parts) > MAX_PARTS:
             raise ValueError(f"a message has at most {MAX_PARTS} parts, not {len(parts)}")
@@ -232,6 +233,16 @@ class Link:
         else:
             self._bulk.append(message)
             self.bulk_backlog += size
+        return message
+
+    def withdraw(self, message: list[Buffer]) -> bool:
+        """Take back a bulk message of which nothing has left; return False where something has."""
+        for index, one in enumerate(self._bulk):
+            if one is message:
+                del self._bulk[index]
+                self.bulk_backlog -= sum(map(len, message))
+                return True
+        return False
 
     @property
     def unacknowledged(self) -> int:

@@ -88,7 +88,17 @@ class Connection:
 
     async def open(self) -> None:
         """Make the connection. Raises SandboxError."""
-        self._channel.attach(await self._sandbox.open_link())
+        try:
+            transport = await asyncio.wait_for(self._sandbox.open_link(), GREETING_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise self._unanswered() from None
+        self._channel.attach(transport)
+        asyncio.get_running_loop().call_later(GREETING_TIMEOUT, self._look_for_greeting)
+
+    def _look_for_greeting(self) -> None:
+        """Make another connection where the first one is dead, which nothing else would tell."""
+        if not self._opened_at and self._lost_at is None and not self._closed:
+            self._channel.drop()
 
     def sleep(self, asleep: bool) -> None:
         """While the sandbox is paused nobody answers, so no connection is made."""
@@ -163,6 +173,9 @@ class Connection:
             self._channel.drop()
         except SandboxError as exc:
             return exc
+        return self._unanswered()
+
+    def _unanswered(self) -> SandboxConnectionError:
         return SandboxConnectionError("The sandbox does not answer.", sandbox_id=self._sandbox.sandbox_id)
 
     def _is_too_late(self) -> bool:

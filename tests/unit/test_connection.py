@@ -196,3 +196,23 @@ async def test_pauses_do_not_grow_where_each_connection_is_made_and_breaks() -> 
             await case.until(lambda count=count: len(case.sandbox.wires) == count)
             case.sandbox.exchange()
             assert case.connection._attempt == 1
+
+
+async def test_first_connection_that_stays_mute_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GREETING_TIMEOUT", 0.05)
+    case = Case(0.0)
+    await case.connection.open()
+    case.connection.send([b"1"])
+    await case.until(lambda: len(case.sandbox.wires) == 2)
+    case.sandbox.exchange()
+    assert case.sandbox.received == [b"1"]
+    assert case.connection.lost_for is None
+    case.connection.close()
+
+
+async def test_connection_that_nobody_opens_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GREETING_TIMEOUT", 0.05)
+    case = Case(0.0)
+    monkeypatch.setattr(case.sandbox, "open_link", lambda: asyncio.sleep(60))
+    with pytest.raises(SandboxConnectionError, match="does not answer"):
+        await case.connection.open()

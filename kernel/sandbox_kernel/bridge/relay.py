@@ -98,6 +98,8 @@ class Bridge:
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        # The kernel was spawned before all this was imported, and may have ended since, which no signal tells any more.
+        os.write(wake, b"\0")
         self._poller.register(self._wake, zmq.POLLIN)
         self._poller.register(self._inner.ready_fd, zmq.POLLIN)
 

@@ -14,7 +14,8 @@ from sandbox_kernel.errors import NotFoundError, SandboxError, SandboxKernelErro
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.session import SandboxSession
 
-from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name, redact, redact_message
+from .code_redaction import redact_cell
+from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name
 from .settings import Generation
 from .tables import first_lines
 from .text import fenced, one_line, without_full_stop
@@ -29,7 +30,6 @@ MAX_TOOL = 300
 MAX_CELLS = 6
 MAX_CELL = 4000
 """Characters of a cell, or of a traceback, that are sent."""
-SEPARATOR = "\n\0\n"
 MAX_HEADS = 5
 MAX_ROW = 400
 """Characters of a row of a data file."""
@@ -155,14 +155,7 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
 
 
 def _clean_cells(cells: Iterable[RunCell], secrets: Collection[str]) -> tuple[RunCell, ...]:
-    return tuple(_clean(cell, secrets) for cell in cells)
-
-
-def _clean(cell: RunCell, secrets: Collection[str]) -> RunCell:
-    """Return a cell without secrets; what its code says is one, is none the less one in its error."""
-    whole = redact(SEPARATOR.join((cell.code, cell.message, cell.traceback)), secrets)
-    code, message, traceback = [*whole.split(SEPARATOR), "", ""][:3]
-    return replace(cell, code=code, message=redact_message(message), traceback=redact_message(traceback))
+    return tuple(redact_cell(cell, secrets) for cell in cells)
 
 
 def _reason(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -79,6 +79,8 @@ class NotebookContext:
     """Files that the request names and that are not there."""
     unknown: str = ""
     """Why the sandbox could not be asked; "" if it was."""
+    files_unknown: str = ""
+    """Why its files could not be listed; "" if they were."""
 
     def text(self, size: int) -> str:
         """Return it as Markdown, of about so many characters at most: what matters least is left out first."""
@@ -149,8 +151,7 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
     try:
         files = await asyncio.wait_for(_files(session, prompt, others, settings.preview_rows), FILES_TIMEOUT)
     except (SandboxError, asyncio.TimeoutError) as exc:
-        reason = _reason(exc) or "it took too long"
-        return replace(known, unknown=known.unknown or f"its files could not be listed: {reason}")
+        return replace(known, files_unknown=_reason(exc) or "it took too long to list them")
     return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=tuple(files.absent))
 
 
@@ -194,12 +195,14 @@ class _Files:
 async def _files(session: SandboxSession, prompt: str, others: Sequence[str], rows: int) -> _Files:
     found = _Files()
     paths = []
-    async with aclosing(session.files.list("*", limit=100_000)) as entries:
-        async for entry in entries:
-            paths.append(entry.path)
-            found.names.append(_file(entry.path, entry.kind, entry.size))
-            if len(found.names) >= MAX_FILES:
-                break
+    # A folder without files is no fault.
+    with suppress(NotFoundError):
+        async with aclosing(session.files.list("*", limit=100_000)) as entries:
+            async for entry in entries:
+                paths.append(entry.path)
+                found.names.append(_file(entry.path, entry.kind, entry.size))
+                if len(found.names) >= MAX_FILES:
+                    break
     named = _named_files([prompt], paths)
     for path in dict.fromkeys([*named, *others]):
         try:
@@ -255,6 +258,8 @@ def _text(context: NotebookContext) -> str:
     parts = ["# The notebook", ""]
     if context.unknown:
         parts += [f"Variables and files are not known: {context.unknown}.", ""]
+    elif context.files_unknown:
+        parts += [f"Files are not known: {context.files_unknown}.", ""]
     if context.python:
         parts += [f"Python {context.python}. Packages that are installed: {', '.join(context.packages) or 'none'}.", ""]
     if context.tools:

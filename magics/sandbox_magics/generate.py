@@ -127,6 +127,7 @@ class _Request:
         """Ask for code, show the answer, and make a cell of it."""
         from sandbox_kernel.generation.answers import read_answer
         from sandbox_kernel.generation.conversation import SYSTEM
+        from sandbox_kernel.generation.text import one_line
 
         from .answer_view import AnswerView
 
@@ -140,6 +141,9 @@ class _Request:
             answer = await asyncio.to_thread(read_answer, view.text)
             await generator.remember(request, answer)
             number = await generator.keep(self._name, self._wish, answer, answered)
+            if answer.not_proposed:
+                asked = ", ".join(one_line(one, 100) for one in answer.not_proposed)
+                view.add(f"It asks pip for what is no package's name, which is in no cell: {_quoted(asked)}")
             if not answer.code:
                 view.add("There is no code in this answer.")
                 return

@@ -319,7 +319,7 @@ def test_cell_magic_has_a_cell_of_its_own() -> None:
     hoisted = read_answer("```python\n# First\n\n!pip install x\n%%time\nx = 1\n```")
     assert hoisted.code == "%%time\n# First\n\nx = 1\n"
     first = read_answer("```bash\n%%bash\npip install x\nls\n```\n```python\ny = 2\n```")
-    assert (first.code, first.left_out) == ("%%bash\npip install x\nls\n", 1)
+    assert (first.code, first.left_out) == ("%%bash\n: \nls\n", 1)
     assert first.packages == ("x",)
     assert read_answer("```python\n# No\n%%sandbox stop\nx = 1\n```").code == "# No\n%%sandbox stop\nx = 1\n"
     later = read_answer("```python\ny = 2\n```\n```python\n%%bash\nls\n```")
@@ -373,6 +373,21 @@ def test_line_of_pip_in_a_block_leaves_a_block() -> None:
     kept = read_answer("```python\n!echo it's\n!pip install a\n%%time it's\npython -m pip install b\nx = 1\n```")
     assert kept.code == "!echo it's\n%%time it's\nx = 1\n"
     assert kept.packages == ("a", "b")
+
+
+def test_calls_of_pip_in_a_cell_for_the_shell_do_nothing() -> None:
+    code = "%%bash\nset -e\nif true; then\n    pip install -q a \\\n        b # twice\nfi\npip3 install c && ls\n"
+    answer = read_answer(f"```bash\n{code}```")
+    assert answer.code == "%%bash\nset -e\nif true; then\n    : # twice\nfi\n: && ls\n"
+    assert answer.packages == ("a", "b", "c")
+
+
+def test_what_pip_is_asked_for_besides_is_told() -> None:
+    lines = ("%pip install git+https://x/y.git", "!pip install -r a.txt --upgrade z", "%pip install '; rm'", "x = 1")
+    answer = read_answer("```python\n{}\n```".format("\n".join(lines)))
+    assert answer.code == "x = 1\n"
+    assert answer.packages == ("z",)
+    assert answer.not_proposed == ("git+https://x/y.git", "-r a.txt", "'")
 
 
 def test_large_and_nested_answers_are_read_in_time() -> None:

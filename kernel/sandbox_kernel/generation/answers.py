@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .installs import installed_packages, without_installs
+from .installs import installed_packages, other_installs, without_installs
 from .text import without_controls
 
 SHELL = frozenset({"bash", "sh", "shell", "console", "zsh"})
@@ -54,6 +54,8 @@ class Answer:
     """Whether each of them was closed."""
     packages: tuple[str, ...] = ()
     """What it says is to be installed by pip."""
+    not_proposed: tuple[str, ...] = ()
+    """What it says is to be installed besides, and is no package's name."""
     left_out: int = 0
     """Blocks that cannot stand in one cell with the others, because a cell magic begins them."""
 
@@ -69,10 +71,11 @@ def read_answer(text: str) -> Answer:
         whole = cells[:1]
     codes = (_magic_first(without_installs(block.code)).strip("\n") for block in whole)
     code = "\n\n".join(part for part in codes if part)
-    asked = (block for block in blocks if block.language in SHELL or block in cells)
-    packages = dict.fromkeys(name for block in asked for name in installed_packages(block.code))
+    asked = [block.code for block in blocks if block.language in SHELL or block in cells]
+    packages = dict.fromkeys(name for one in asked for name in installed_packages(one))
+    others = dict.fromkeys(name for one in asked for name in other_installs(one))
     complete = all(block.closed for block in whole)
-    return Answer(text, f"{code}\n" if code else "", complete, tuple(packages), len(cells) - len(whole))
+    return Answer(text, f"{code}\n" if code else "", complete, tuple(packages), tuple(others), len(cells) - len(whole))
 
 
 def without_drafts(text: str) -> str:

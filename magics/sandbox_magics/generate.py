@@ -219,9 +219,8 @@ class _Request:
         number: int,
         known: NotebookContext | None,
     ) -> None:
-        from sandbox_kernel.generation.answers import signed
+        from sandbox_kernel.generation.answers import signed, without_sandbox_lines
         from sandbox_kernel.generation.redaction import HIDDEN
-        from sandbox_kernel.guard.replies import without_commands
 
         checked = await generator.check(code)
         if checked.error:
@@ -237,7 +236,7 @@ class _Request:
         wanted = wanted or [name for name in packages if name.lower() not in there]
         if any(f"{quote}{HIDDEN}{quote}" in code for quote in "\"'"):
             view.add("`***` in the code stands for what was taken out before it was sent.")
-        self._context.add_cell(signed(without_commands(code), model))
+        self._context.add_cell(signed(without_sandbox_lines(code), model))
         if wanted:
             view.add(f"It needs what is not installed: `%sandbox install {' '.join(wanted)}`")
         if not self._arguments.run or checked.missing:

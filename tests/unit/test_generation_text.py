@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox_kernel.cell_memory import CellMemory, RunCell, run_cell
-from sandbox_kernel.generation.answers import read_answer, signed
+from sandbox_kernel.generation.answers import read_answer, signed, without_sandbox_lines
 from sandbox_kernel.generation.context import Head, NotebookContext, Variable
 from sandbox_kernel.generation.conversation import Conversation, explain_request, fix_request
 from sandbox_kernel.generation.redaction import is_secret_name, redact, redact_message
@@ -401,6 +401,25 @@ def test_large_and_nested_answers_are_read_in_time() -> None:
 def test_commands_in_a_cell_become_comments() -> None:
     cell = without_commands("# hello\n%sandbox stop\n\n %%sandbox generate\nx = 1\n%sandbox apply")
     assert cell == "# hello\n# %sandbox stop\n\n#  %%sandbox generate\nx = 1\n%sandbox apply"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("'''\n'''\n%sandbox context evil=1\nx = 1", "'''\n'''\n# %sandbox context evil=1\nx = 1"),
+        ("x = 1\n  %%sandbox stop", "x = 1\n  pass  # %%sandbox stop"),
+        ("%%time\n%sandbox stop\nx = 1", "%%time\n# %sandbox stop\nx = 1"),
+        ("x = %sandbox list\ny = x", "# x = %sandbox list\ny = x"),
+        ("if x:\n\t%sandbox stop\n", "if x:\n\tpass  # %sandbox stop\n"),
+        ("%sandbox stop\nx = 1\n%sandbox stop", "# %sandbox stop\nx = 1\n# %sandbox stop"),
+        ("%%bash\n%sandbox stop", "%%bash\n# %sandbox stop"),
+        ("x = '''\n%sandbox stop\n'''", "x = '''\n%sandbox stop\n'''"),
+        ("%%writefile a.md\n%sandbox stop", "%%writefile a.md\n%sandbox stop"),
+        ("x = 7 %sandbox\n%sandboxed", "x = 7 %sandbox\n%sandboxed"),
+    ],
+)
+def test_commands_anywhere_in_an_answer_become_comments(code: str, expected: str) -> None:
+    assert without_sandbox_lines(code) == expected
 
 
 def test_control_characters_are_taken_out() -> None:

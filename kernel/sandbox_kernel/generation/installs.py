@@ -72,9 +72,19 @@ def without_installs(code: str) -> str:
 
 def _install_lines(code: str) -> Iterator[re.Match[str]]:
     """Yield the lines that call pip, not those that only stand in a text of Python's."""
-    texts = [(found.start(), found.end()) for found in _WORDS.finditer(code) if found["text"]]
-    for found in _INSTALL.finditer(code):
-        while texts and texts[0][1] <= found.start():
-            del texts[0]
-        if not (texts and texts[0][0] < found.start()):
+    return outside_texts(_INSTALL, code)
+
+
+def outside_texts(pattern: re.Pattern[str], code: str) -> Iterator[re.Match[str]]:
+    """Yield what a pattern finds and does not begin in a text of Python's."""
+    texts = [(found.start(), found.end()) for found in _WORDS.finditer(code) if found["text"]][::-1]
+    for found in pattern.finditer(code):
+        while texts and texts[-1][1] <= found.start():
+            texts.pop()
+        if not (texts and texts[-1][0] < found.start()):
             yield found
+
+
+def is_text(code: str) -> bool:
+    """Whether a cell's magic makes a text of all below it, in which nothing is a command."""
+    return _TEXT.match(code) is not None

@@ -132,6 +132,12 @@ def test_code_without_secrets_stays_as_it_is(code: str) -> None:
     assert redact_code(code) == code
 
 
+def test_letters_before_a_text_stay() -> None:
+    assert (
+        redact_code('x = "a"\nsecret = f"b{1}"\n"c"; token = b"d"') == 'x = "a"\nsecret = f"***"\n"c"; token = b"***"'
+    )
+
+
 def test_name_and_form_of_what_was_taken_out_stay() -> None:
     code = "a = 1\nuser, password = r'bob', b\"x\" # ü\nconnect(user='me', password=str('x'))\n"
     assert redact_code(code) == (

@@ -74,7 +74,7 @@ _IN_ENVIRONMENT = re.compile(
 )
 _PAIR = re.compile(
     r"""(?:[?&;"']|\b\w{1,60}=[^\s,;()"']{1,80}\s)\s{0,3}(?<!\w)(?P<name>[a-z][\w-]{0,60})\s?=\s?"""
-    r"""(?P<value>[^\s;&,"'()]{1,2000})(?![\w(.\[-])""",
+    r"""(?P<value>(?![rbfu]{1,2}["'])[^\s;&,"'()]{1,2000})(?![\w(.\[-])""",
     re.IGNORECASE,
 )
 """In addresses and connection strings: `?token=…`, `;Password=…`, `user=me password=…`; arguments have commas."""

@@ -112,10 +112,10 @@ def redact_cell(cell: RunCell, secrets: Collection[str] = ()) -> RunCell:
 
 def _without(code: str, told: Collection[str], *, everywhere: bool = False) -> str:
     """Return code without what was told as a secret, on the lines that name one, or everywhere."""
-    found = sorted((one for one in told if len(one) >= MIN_PART), key=len, reverse=True)
+    found = sorted((one for one in told if len(one) >= MIN_PART and one in code), key=len, reverse=True)
     if not found:
         return code
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(one)}(?!\w)" for one in found))
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, found))})(?!\w)")
     if everywhere:
         return pattern.sub(HIDDEN, code)
     return "\n".join(pattern.sub(HIDDEN, line) if _has_secret_word(line) else line for line in code.split("\n"))
@@ -337,6 +337,8 @@ def _settings_line(line: str) -> str:
 
 def _traceback(text: str, code: CleanCode) -> str:
     """Return a traceback, its lines of code without what is hidden in the cell's code or would be in theirs."""
+    # Few of many stand there.
+    code = replace(code, hidden=tuple(pair for pair in code.hidden if pair[0] in text))
     return "\n".join(_traceback_line(line, code) for line in text.split("\n"))
 
 

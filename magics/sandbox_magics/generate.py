@@ -127,6 +127,7 @@ class _Request:
         """Ask for code, show the answer, and make a cell of it."""
         from sandbox_kernel.generation.answers import read_answer
         from sandbox_kernel.generation.conversation import SYSTEM
+        from sandbox_kernel.generation.text import one_line
 
         from .answer_view import AnswerView
 
@@ -140,6 +141,9 @@ class _Request:
             answer = await asyncio.to_thread(read_answer, view.text)
             await generator.remember(request, answer)
             number = await generator.keep(self._name, self._wish, answer, answered)
+            if answer.not_proposed:
+                asked = ", ".join(one_line(one, 100) for one in answer.not_proposed)
+                view.add(f"It asks pip for what is no package's name, which is in no cell: {_quoted(asked)}")
             if not answer.code:
                 view.add("There is no code in this answer.")
                 return
@@ -215,9 +219,8 @@ class _Request:
         number: int,
         known: NotebookContext | None,
     ) -> None:
-        from sandbox_kernel.generation.answers import signed
+        from sandbox_kernel.generation.answers import signed, without_sandbox_lines
         from sandbox_kernel.generation.redaction import HIDDEN
-        from sandbox_kernel.guard.replies import without_commands
 
         checked = await generator.check(code)
         if checked.error:
@@ -233,7 +236,7 @@ class _Request:
         wanted = wanted or [name for name in packages if name.lower() not in there]
         if any(f"{quote}{HIDDEN}{quote}" in code for quote in "\"'"):
             view.add("`***` in the code stands for what was taken out before it was sent.")
-        self._context.add_cell(signed(without_commands(code), model))
+        self._context.add_cell(signed(without_sandbox_lines(code), model))
         if wanted:
             view.add(f"It needs what is not installed: `%sandbox install {' '.join(wanted)}`")
         if not self._arguments.run or checked.missing:

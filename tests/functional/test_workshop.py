@@ -176,6 +176,11 @@ async def test_javascript_and_typescript_run_on_node(workshop: Workshop) -> None
         ('import os\ndef f(a: str):\n    """x"""\n    os.system(a)  # noqa', "line 4: Starting a process with a shell"),
         ('def f(a: str):\n    """x"""\n    return eval(a)  # noqa: S307', "line 3: "),
         ('def f():\n    """x"""\n    import pickle.x', "line 3: pickle.x may not be imported (forbidden-import)"),
+        ('def f():\n    """x"""\n    __import__("pickle").x', "line 3: pickle may not be imported (forbidden-import)"),
+        (
+            'import importlib\ndef f():\n    """x"""\n    return importlib.import_module(name="ctypes.util")',
+            "line 4: ctypes.util may not be imported (forbidden-import)",
+        ),
         ("", "holds no code"),
         ("x = '" + "y" * 300_000 + "'", "at most 200000 are taken"),
         ("(" * 5000, "f"),

@@ -35,6 +35,18 @@ class Files:
             yield self._contents[path]
 
 
+class Unlisted(Files):
+    """Files that cannot be listed."""
+
+    def __init__(self, error: SandboxError) -> None:
+        super().__init__([], {})
+        self._error = error
+
+    async def list(self, pattern: str, *, recursive: bool = False, limit: int = 0) -> AsyncGenerator[FileEntry, None]:
+        raise self._error
+        yield
+
+
 class Offering:
     """Who serves tools."""
 
@@ -94,6 +106,21 @@ async def test_sandbox_that_does_not_answer_is_told_of() -> None:
     session = Session({})
     session.state = State.PAUSED
     assert "no sandbox is running" in (await known(session)).unknown
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NotFoundError("Nothing in the sandbox matches '*'."), ""),
+        (InvocationError("it did not say\nso."), "Files are not known: it did not say so.\n"),
+    ],
+)
+async def test_what_is_told_of_files_does_not_deny_the_variables(error: SandboxError, said: str) -> None:
+    text = (await known(Session({"variables": [["a", "int", ""]]}, Unlisted(error)))).text(1000)
+    assert "- a: int\n" in text
+    assert "Variables and files" not in text
+    assert said in text
+    assert ("not known" in text) == bool(said)
 
 
 async def test_tools_are_told_and_bounded() -> None:

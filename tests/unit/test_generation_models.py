@@ -15,6 +15,7 @@ from traitlets.config import Config
 
 from sandbox_kernel.errors import ConfigurationError, ModelError
 from sandbox_kernel.generation.models import registry
+from sandbox_kernel.generation.models.addresses import below_address, shown_address, without_secrets_of
 from sandbox_kernel.generation.models.base import (
     GROUP,
     End,
@@ -235,6 +236,26 @@ async def test_key_goes_only_to_an_address_that_was_set(emulator: Emulator, mode
     other = made(kind, emulator, api_key_variable="NO_SUCH_KEY")
     await answer(other)
     assert "Authorization" not in emulator.questions[1].headers
+
+
+@pytest.mark.parametrize("kind", ["bedrock", "openai"], indirect=True)
+async def test_login_and_query_of_an_address_are_not_told(emulator: Emulator, kind: str) -> None:
+    model = made(kind, emulator, endpoint_url="http://bob:in-address@localhost:9/v1?key=in-query")
+    said = " ".join([model.name, model.place, model.account, repr(model), repr(await failure(model))])
+    assert not [secret for secret in ("bob", "in-address", "in-query") if secret in said]
+    assert model.place.endswith("http://localhost:9/v1")
+    echoed = model.error(Reason.REFUSED, "http://bob:in-address@localhost:9/v1/x?key=in-query: in-address is wrong")
+    assert not [secret for secret in ("in-address", "in-query") if secret in str(echoed)]
+
+
+def test_path_stands_before_the_query_of_an_address() -> None:
+    assert below_address("https://x/v1/?key=a", "chat") == "https://x/v1/chat?key=a"
+    assert below_address("https://x/v1", "chat") == "https://x/v1/chat"
+
+
+def test_address_that_is_none_is_not_told() -> None:
+    assert "pass" not in shown_address("http://[me:password@x")
+    assert "password" not in without_secrets_of("http://[me:password@x", "no: http://[me:password@x")
 
 
 @pytest.mark.parametrize("kind", ["openai"], indirect=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox_kernel.cell_memory import CellMemory, RunCell, run_cell
-from sandbox_kernel.generation.answers import read_answer, signed
+from sandbox_kernel.generation.answers import read_answer, signed, without_sandbox_lines
 from sandbox_kernel.generation.context import Head, NotebookContext, Variable
 from sandbox_kernel.generation.conversation import Conversation, explain_request, fix_request
 from sandbox_kernel.generation.redaction import is_secret_name, redact, redact_message
@@ -319,7 +319,7 @@ def test_cell_magic_has_a_cell_of_its_own() -> None:
     hoisted = read_answer("```python\n# First\n\n!pip install x\n%%time\nx = 1\n```")
     assert hoisted.code == "%%time\n# First\n\nx = 1\n"
     first = read_answer("```bash\n%%bash\npip install x\nls\n```\n```python\ny = 2\n```")
-    assert (first.code, first.left_out) == ("%%bash\npip install x\nls\n", 1)
+    assert (first.code, first.left_out) == ("%%bash\n: \nls\n", 1)
     assert first.packages == ("x",)
     assert read_answer("```python\n# No\n%%sandbox stop\nx = 1\n```").code == "# No\n%%sandbox stop\nx = 1\n"
     later = read_answer("```python\ny = 2\n```\n```python\n%%bash\nls\n```")
@@ -375,6 +375,21 @@ def test_line_of_pip_in_a_block_leaves_a_block() -> None:
     assert kept.packages == ("a", "b")
 
 
+def test_calls_of_pip_in_a_cell_for_the_shell_do_nothing() -> None:
+    code = "%%bash\nset -e\nif true; then\n    pip install -q a \\\n        b # twice\nfi\npip3 install c && ls\n"
+    answer = read_answer(f"```bash\n{code}```")
+    assert answer.code == "%%bash\nset -e\nif true; then\n    : # twice\nfi\n: && ls\n"
+    assert answer.packages == ("a", "b", "c")
+
+
+def test_what_pip_is_asked_for_besides_is_told() -> None:
+    lines = ("%pip install git+https://x/y.git", "!pip install -r a.txt --upgrade z", "%pip install '; rm'", "x = 1")
+    answer = read_answer("```python\n{}\n```".format("\n".join(lines)))
+    assert answer.code == "x = 1\n"
+    assert answer.packages == ("z",)
+    assert answer.not_proposed == ("git+https://x/y.git", "-r a.txt", "'")
+
+
 def test_large_and_nested_answers_are_read_in_time() -> None:
     texts = [">" * 100_000, "- " * 50_000, "[" * 100_000, "`" * 100_000, "```\n" * 20_000, "#\n" * 99_000]
     codes = ["'" * 190_000, '"""' * 60_000, '"\\' * 90_000, " " * 190_000, "a(\n" * 60_000, "!pip install x\n" * 10_000]
@@ -386,6 +401,25 @@ def test_large_and_nested_answers_are_read_in_time() -> None:
 def test_commands_in_a_cell_become_comments() -> None:
     cell = without_commands("# hello\n%sandbox stop\n\n %%sandbox generate\nx = 1\n%sandbox apply")
     assert cell == "# hello\n# %sandbox stop\n\n#  %%sandbox generate\nx = 1\n%sandbox apply"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("'''\n'''\n%sandbox context evil=1\nx = 1", "'''\n'''\n# %sandbox context evil=1\nx = 1"),
+        ("x = 1\n  %%sandbox stop", "x = 1\n  pass  # %%sandbox stop"),
+        ("%%time\n%sandbox stop\nx = 1", "%%time\n# %sandbox stop\nx = 1"),
+        ("x = %sandbox list\ny = x", "# x = %sandbox list\ny = x"),
+        ("if x:\n\t%sandbox stop\n", "if x:\n\tpass  # %sandbox stop\n"),
+        ("%sandbox stop\nx = 1\n%sandbox stop", "# %sandbox stop\nx = 1\n# %sandbox stop"),
+        ("%%bash\n%sandbox stop", "%%bash\n# %sandbox stop"),
+        ("x = '''\n%sandbox stop\n'''", "x = '''\n%sandbox stop\n'''"),
+        ("%%writefile a.md\n%sandbox stop", "%%writefile a.md\n%sandbox stop"),
+        ("x = 7 %sandbox\n%sandboxed", "x = 7 %sandbox\n%sandboxed"),
+    ],
+)
+def test_commands_anywhere_in_an_answer_become_comments(code: str, expected: str) -> None:
+    assert without_sandbox_lines(code) == expected
 
 
 def test_control_characters_are_taken_out() -> None:

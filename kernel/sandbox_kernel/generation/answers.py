@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .installs import installed_packages, without_installs
+from sandbox_kernel.guard.replies import without_commands
+
+from .installs import installed_packages, is_text, other_installs, outside_texts, without_installs
 from .text import without_controls
 
 SHELL = frozenset({"bash", "sh", "shell", "console", "zsh"})
@@ -22,6 +24,7 @@ _WORKS = re.compile(
     r"^[ \t]*(?:import|from|def|class|for|while|if|with|try|async|@|%|!)|[\w\])]\s*\(|[^=!<>]=[^=]", re.MULTILINE
 )
 """What is in code and seldom in what it prints: statements, calls, assignments."""
+_SANDBOX_LINE = re.compile(r"^(?P<indent>[^\S\n]*)(?P<line>(?:[\w., \t]{1,200}=[ \t]*)?%%?sandbox\b)", re.MULTILINE)
 _FIRST_MAGIC = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*(%%(?!sandbox\b)[^\n]*)")
 _TAKES_COMMENTS = frozenset(
     "! bash capture cython debug perl prun pypy python python2 python3 R ruby script sh sx system time timeit".split()
@@ -54,6 +57,8 @@ class Answer:
     """Whether each of them was closed."""
     packages: tuple[str, ...] = ()
     """What it says is to be installed by pip."""
+    not_proposed: tuple[str, ...] = ()
+    """What it says is to be installed besides, and is no package's name."""
     left_out: int = 0
     """Blocks that cannot stand in one cell with the others, because a cell magic begins them."""
 
@@ -69,10 +74,11 @@ def read_answer(text: str) -> Answer:
         whole = cells[:1]
     codes = (_magic_first(without_installs(block.code)).strip("\n") for block in whole)
     code = "\n\n".join(part for part in codes if part)
-    asked = (block for block in blocks if block.language in SHELL or block in cells)
-    packages = dict.fromkeys(name for block in asked for name in installed_packages(block.code))
+    asked = [block.code for block in blocks if block.language in SHELL or block in cells]
+    packages = dict.fromkeys(name for one in asked for name in installed_packages(one))
+    others = dict.fromkeys(name for one in asked for name in other_installs(one))
     complete = all(block.closed for block in whole)
-    return Answer(text, f"{code}\n" if code else "", complete, tuple(packages), len(cells) - len(whole))
+    return Answer(text, f"{code}\n" if code else "", complete, tuple(packages), tuple(others), len(cells) - len(whole))
 
 
 def without_drafts(text: str) -> str:
@@ -112,6 +118,18 @@ def signed(code: str, model: str) -> str:
     magic, _, body = code.partition("\n")
     name = (magic[2:].split() or [""])[0]
     return f"{magic}\n# Written by {model}.\n{body}" if name in _TAKES_COMMENTS else code
+
+
+def without_sandbox_lines(code: str) -> str:
+    """Return code with its `%sandbox` lines as comments, but for those in texts; in blocks behind a `pass`."""
+    code = without_commands(code)
+    if is_text(code):
+        return code
+    kept, end = [], 0
+    for found in outside_texts(_SANDBOX_LINE, code):
+        kept += [code[end : found.start()], found["indent"], "pass  # " if found["indent"] else "# "]
+        end = found.start("line")
+    return "".join([*kept, code[end:]])
 
 
 def _language(label: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -14,7 +14,8 @@ from sandbox_kernel.errors import NotFoundError, SandboxError, SandboxKernelErro
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.session import SandboxSession
 
-from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name, redact, redact_message
+from .code_redaction import redact_cell
+from .redaction import HIDDEN, SECRET_COLUMN, is_secret_name
 from .settings import Generation
 from .tables import first_lines
 from .text import fenced, one_line, without_full_stop
@@ -29,7 +30,6 @@ MAX_TOOL = 300
 MAX_CELLS = 6
 MAX_CELL = 4000
 """Characters of a cell, or of a traceback, that are sent."""
-SEPARATOR = "\n\0\n"
 MAX_HEADS = 5
 MAX_ROW = 400
 """Characters of a row of a data file."""
@@ -79,6 +79,8 @@ class NotebookContext:
     """Files that the request names and that are not there."""
     unknown: str = ""
     """Why the sandbox could not be asked; "" if it was."""
+    files_unknown: str = ""
+    """Why its files could not be listed; "" if they were."""
 
     def text(self, size: int) -> str:
         """Return it as Markdown, of about so many characters at most: what matters least is left out first."""
@@ -149,20 +151,12 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
     try:
         files = await asyncio.wait_for(_files(session, prompt, others, settings.preview_rows), FILES_TIMEOUT)
     except (SandboxError, asyncio.TimeoutError) as exc:
-        reason = _reason(exc) or "it took too long"
-        return replace(known, unknown=known.unknown or f"its files could not be listed: {reason}")
+        return replace(known, files_unknown=_reason(exc) or "it took too long to list them")
     return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=tuple(files.absent))
 
 
 def _clean_cells(cells: Iterable[RunCell], secrets: Collection[str]) -> tuple[RunCell, ...]:
-    return tuple(_clean(cell, secrets) for cell in cells)
-
-
-def _clean(cell: RunCell, secrets: Collection[str]) -> RunCell:
-    """Return a cell without secrets; what its code says is one, is none the less one in its error."""
-    whole = redact(SEPARATOR.join((cell.code, cell.message, cell.traceback)), secrets)
-    code, message, traceback = [*whole.split(SEPARATOR), "", ""][:3]
-    return replace(cell, code=code, message=redact_message(message), traceback=redact_message(traceback))
+    return tuple(redact_cell(cell, secrets) for cell in cells)
 
 
 def _reason(error: BaseException) -> str:
@@ -201,12 +195,14 @@ class _Files:
 async def _files(session: SandboxSession, prompt: str, others: Sequence[str], rows: int) -> _Files:
     found = _Files()
     paths = []
-    async with aclosing(session.files.list("*", limit=100_000)) as entries:
-        async for entry in entries:
-            paths.append(entry.path)
-            found.names.append(_file(entry.path, entry.kind, entry.size))
-            if len(found.names) >= MAX_FILES:
-                break
+    # A folder without files is no fault.
+    with suppress(NotFoundError):
+        async with aclosing(session.files.list("*", limit=100_000)) as entries:
+            async for entry in entries:
+                paths.append(entry.path)
+                found.names.append(_file(entry.path, entry.kind, entry.size))
+                if len(found.names) >= MAX_FILES:
+                    break
     named = _named_files([prompt], paths)
     for path in dict.fromkeys([*named, *others]):
         try:
@@ -262,6 +258,8 @@ def _text(context: NotebookContext) -> str:
     parts = ["# The notebook", ""]
     if context.unknown:
         parts += [f"Variables and files are not known: {context.unknown}.", ""]
+    elif context.files_unknown:
+        parts += [f"Files are not known: {context.files_unknown}.", ""]
     if context.python:
         parts += [f"Python {context.python}. Packages that are installed: {', '.join(context.packages) or 'none'}.", ""]
     if context.tools:

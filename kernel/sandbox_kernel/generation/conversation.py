@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from sandbox_kernel.cell_memory import RunCell
+
+from .code_redaction import redact_cell
 from .models.base import Message
-from .redaction import redact_message
 from .text import fenced, tokens
 
 MAX_TURNS = 20
@@ -77,19 +79,25 @@ def question(request: str, context: str) -> str:
 
 
 def fix_request(code: str, error: str, traceback: str, wish: str) -> str:
-    """Return the request to correct a cell."""
+    """Return the request to correct a cell, without secrets."""
+    cell = _cleaned(code, error, traceback)
     wished = f"\n{wish}\n" if wish else ""
     return (
         f"Correct this cell, which failed. Answer with the whole corrected cell, and say what was wrong.\n{wished}\n"
-        f"{fenced(code, 'python')}\n\n{_ended(error, traceback)}"
+        f"{fenced(cell.code, 'python')}\n\n{_ended(cell)}"
     )
 
 
 def explain_request(code: str, error: str, traceback: str) -> str:
-    """Return the request to explain a cell."""
-    failed = f"\n{_ended(error, traceback)}" if error else ""
-    return f"Explain this cell.\n\n{fenced(code, 'python')}\n{failed}"
+    """Return the request to explain a cell, without secrets."""
+    cell = _cleaned(code, error, traceback)
+    failed = f"\n{_ended(cell)}" if error else ""
+    return f"Explain this cell.\n\n{fenced(cell.code, 'python')}\n{failed}"
 
 
-def _ended(error: str, traceback: str) -> str:
-    return f"It ended by {redact_message(error)}\n\n{fenced(redact_message(traceback))}\n"
+def _cleaned(code: str, error: str, traceback: str) -> RunCell:
+    return redact_cell(RunCell(code, 0.0, message=error, traceback=traceback))
+
+
+def _ended(cell: RunCell) -> str:
+    return f"It ended by {cell.message}\n\n{fenced(cell.traceback)}\n"

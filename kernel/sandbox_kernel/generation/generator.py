@@ -14,6 +14,7 @@ from sandbox_kernel.session import SandboxSession
 
 from .answers import Answer
 from .chain import Answered, Chain, Step
+from .code_redaction import redact_answer, redact_kept
 from .context import NotebookContext, gather
 from .conversation import MAX_ANSWER, Conversation, question
 from .history import Entry, History, entry
@@ -102,15 +103,16 @@ class Generator:
     async def remember(self, request: str, answer: Answer) -> None:
         """Let the requests after this one be about it."""
         # More than is kept, since of half a secret nobody could tell that it is one.
-        said = await asyncio.to_thread(self.clean, answer.text[: 2 * MAX_ANSWER])
+        said = await asyncio.to_thread(redact_answer, answer.text[: 2 * MAX_ANSWER], self.settings.secrets)
         self.conversation.add(self.clean(request), said)
 
     async def keep(self, command: str, wish: str, answer: Answer, answered: Answered) -> int:
         """Write a request and its answer into the history; return its number, 0 if none is kept."""
         if not self.settings.history:
             return 0
-        code = await asyncio.to_thread(self.clean, answer.code)
-        made = entry(self._session.directory, command, self.clean(wish), code, answered)
+        # In a thread: an answer may be made to take long.
+        kept, code = await asyncio.to_thread(redact_kept, wish, answer.code, self.settings.secrets)
+        made = entry(self._session.directory, command, kept, code, answered)
         return await self._kept(made)
 
     async def _kept(self, made: Entry) -> int:

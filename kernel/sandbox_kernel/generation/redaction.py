@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 HIDDEN = "***"
 MIN_SECRET = 8
 """Characters: what is shorter is no secret that could be told from other words."""
+MIN_PART = 4
+"""Characters: what is shorter stands elsewhere for something else."""
 
 _NAME = r"pass(?:word|wd|phrase)?|secret|token|(?:api|access|private)[ _-]?key|credential|authorization"
 SECRET_COLUMN = (
@@ -34,7 +36,7 @@ _KNOWN = re.compile(
 )
 _IN_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{0,100}:)[^\s/@]{1,200}(?=@)", re.IGNORECASE)
 _BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
-_TEXT = (
+TEXT = (
     r"(?:[rbfu]{0,2}(?:"
     r'"{3}(?:\\.|[^\\]){0,20000}?"{3}|'
     r"'{3}(?:\\.|[^\\]){0,20000}?'{3}|"
@@ -51,17 +53,17 @@ _ASSIGNED = re.compile(
         (?: :?= | [=!]= | : | :\s{{0,9}}{_KIND}(?:\s{{0,9}}\|\s{{0,9}}{_KIND}){{0,5}}\s{{0,9}}= )
         \s{{0,40}}(?P<open>\(\s{{0,40}})?
     )
-    (?P<value>{_TEXT}(?(open)(?:\s{{0,40}}\+?\s{{0,40}}{_TEXT}){{0,20}}|(?:[ ]?\+?[ ]?{_TEXT}){{0,20}}))
+    (?P<value>{TEXT}(?(open)(?:\s{{0,40}}\+?\s{{0,40}}{TEXT}){{0,20}}|(?:[ ]?\+?[ ]?{TEXT}){{0,20}}))
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 """A name, and a text that it is given: assigned, annotated, by `:=`, in a dictionary, as an argument, or compared."""
 _ENVIRON = re.compile(
     rf"""
-    (?:\benviron\s?(?:\[\s{{0,9}}{_TEXT}\s{{0,9}}\]\s{{0,9}}=|\.setdefault\(\s{{0,9}}{_TEXT}\s{{0,9}},)
-        | \b(?:putenv|setenv)\(\s{{0,9}}{_TEXT}\s{{0,9}},
+    (?:\benviron\s?(?:\[\s{{0,9}}{TEXT}\s{{0,9}}\]\s{{0,9}}=|\.setdefault\(\s{{0,9}}{TEXT}\s{{0,9}},)
+        | \b(?:putenv|setenv)\(\s{{0,9}}{TEXT}\s{{0,9}},
     )
-    \s{{0,40}}(?P<value>{_TEXT})
+    \s{{0,40}}(?P<value>{TEXT})
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
@@ -72,7 +74,7 @@ _IN_ENVIRONMENT = re.compile(
 )
 _PAIR = re.compile(
     r"""(?:[?&;"']|\b\w{1,60}=[^\s,;()"']{1,80}\s)\s{0,3}(?<!\w)(?P<name>[a-z][\w-]{0,60})\s?=\s?"""
-    r"""(?P<value>[^\s;&,"'()]{1,2000})(?![\w(.\[-])""",
+    r"""(?P<value>(?![rbfu]{1,2}["'])[^\s;&,"'()]{1,2000})(?![\w(.\[-])""",
     re.IGNORECASE,
 )
 """In addresses and connection strings: `?token=…`, `;Password=…`, `user=me password=…`; arguments have commas."""
@@ -83,11 +85,11 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 """In a sentence."""
-_CODE_LINE = re.compile(r"\s*(?:-+>\s*)?\d+ |\s{4}")
+CODE_LINE = re.compile(r"\s*(?:-+>\s*)?\d+ |\s{4}")
 """What a line of code in a traceback begins with."""
 _LIKE_A_KEY = re.compile(r"\S*\d\S*$")
-_OPENING = re.compile(r"""(?P<opening>(?:[rbfu]{0,2}(?=["']))?(?P<quote>"{3}|'{3}|["'`]?))""", re.IGNORECASE)
-_UNUSUAL = re.compile(r"(?=.*[^A-Za-z_])[^\n\"']{6,}$")
+OPENING = re.compile(r"""(?P<opening>(?:[rbfu]{0,2}(?=["']))?(?P<quote>"{3}|'{3}|["'`]?))""", re.IGNORECASE)
+UNUSUAL = re.compile(r"(?=.*[^A-Za-z_])[^\n\"']{6,}$")
 """What is no ordinary word, so that it may be taken out wherever it stands."""
 
 
@@ -122,25 +124,32 @@ def redact(text: str, secrets: Collection[str] = ()) -> str:
 
 def redact_message(text: str) -> str:
     """Return sentences about an error, or a traceback, without what is told in them as a password or the like."""
-    lines = text.split("\n")
-    return "\n".join(
-        line if _CODE_LINE.match(line) else _without_values(_TOLD, line, _names_secret, set()) for line in lines
-    )
+    return "\n".join(line if CODE_LINE.match(line) else redact_told(line, set()) for line in text.split("\n"))
+
+
+def redact_told(text: str, found: set[str]) -> str:
+    """Return a sentence without what it tells as a password or the like, which is added to what was found."""
+    return _without_values(_TOLD, text, _names_secret, found, ordinary=True)
 
 
 def _without_values(
-    pattern: re.Pattern[str], text: str, is_secret: Callable[[re.Match[str]], bool], found: set[str]
+    pattern: re.Pattern[str],
+    text: str,
+    is_secret: Callable[[re.Match[str]], bool],
+    found: set[str],
+    *,
+    ordinary: bool = False,
 ) -> str:
-    """Return a text without the values that a pattern finds, which are noted where they are no ordinary words."""
+    """Return a text without the values that a pattern finds, which are noted; ordinary words only where wanted."""
     kept, end, start = [], 0, 0
     while match := pattern.search(text, start):
-        ((opening, quote),) = _OPENING.findall(match["value"][:5])[:1]
+        ((opening, quote),) = OPENING.findall(match["value"][:5])[:1]
         content = match["value"][len(opening) :].removesuffix(quote)
         if not is_secret(match) or not content or HIDDEN in content:
             # What it would take for a value may hold a secret itself.
             start = match.start() + 1
             continue
-        if _UNUSUAL.match(content):
+        if ordinary or UNUSUAL.match(content):
             found.add(content)
         kept += [text[end : match.start("value")], opening, HIDDEN, quote]
         end = start = match.end("value")

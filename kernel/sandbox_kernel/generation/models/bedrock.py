@@ -11,6 +11,9 @@ from typing import Any, Union
 
 from traitlets import Bool, Unicode
 
+from sandbox_kernel.errors import ModelError
+
+from .addresses import shown_address, without_secrets_of
 from .base import CUTS, End, Model, ModelRequest, Piece, Reason, Text, reason_of_complaint, whole
 
 CONNECT_TIMEOUT = 10.0
@@ -54,8 +57,13 @@ class BedrockModel(Model):
 
     @property
     def place(self) -> str:
-        where = self.endpoint_url or self.region or "the region of the AWS configuration"
+        own = shown_address(self.endpoint_url) if self.endpoint_url else ""
+        where = own or self.region or "the region of the AWS configuration"
         return f"Amazon Bedrock, {where}"
+
+    def error(self, reason: Reason, detail: str = "") -> ModelError:
+        """Return an error about this model. The SDK repeats the address that it could not reach."""
+        return super().error(reason, without_secrets_of(self.endpoint_url, detail))
 
     @property
     def account(self) -> str:

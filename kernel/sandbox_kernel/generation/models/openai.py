@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Unicode, default
 
 from sandbox_kernel.errors import ModelError
 
+from .addresses import below_address, shown_address, without_secrets_of
 from .base import CUTS, End, Model, ModelRequest, Piece, Reason, Text, reason_of_complaint, whole
 
 if TYPE_CHECKING:
@@ -64,11 +66,13 @@ class OpenAIModel(Model):
 
     @property
     def place(self) -> str:
-        return self.endpoint_url
+        return shown_address(self.endpoint_url)
 
     @property
     def account(self) -> str:
-        return f"{self.kind} {self.endpoint_url} {self.api_key_variable}"
+        # The address may hold who logs in: told apart, and not told.
+        whole = sha256(self.endpoint_url.encode(errors="replace")).hexdigest()
+        return f"{self.kind} {self.place} {whole[:16]} {self.api_key_variable}"
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         # In a thread: httpx is imported there, and reads the system's certificates.
@@ -93,7 +97,7 @@ class OpenAIModel(Model):
         status = response.status_code
         said, code = await _complaint(response)
         if response.has_redirect_location:
-            target = response.headers["location"].partition("?")[0]
+            target = shown_address(response.headers["location"])
             said = f"the address leads on to {target}; set endpoint_url accordingly"
         return self.error(
             _reason(status, f"{code} {said}"), f"{said or code or response.reason_phrase} (HTTP {status})"
@@ -109,11 +113,12 @@ class OpenAIModel(Model):
 
     @property
     def _address(self) -> str:
-        return f"{self.endpoint_url.rstrip('/')}/chat/completions"
+        return below_address(self.endpoint_url, "chat/completions")
 
     def error(self, reason: Reason, detail: str = "") -> ModelError:
-        """Return an error about this model. A service may repeat the key that it was sent."""
-        return super().error(reason, detail.replace(self.api_key, "…") if self.api_key else detail)
+        """Return an error about this model. A service may repeat the key, or the address, that it was sent."""
+        detail = detail.replace(self.api_key, "…") if self.api_key else detail
+        return super().error(reason, without_secrets_of(self.endpoint_url, detail))
 
     @property
     def _headers(self) -> dict[str, str]:

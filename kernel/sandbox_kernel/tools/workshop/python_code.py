@@ -21,6 +21,8 @@ _TYPES = {
     "Any": {},
     "object": {},
 }
+_IMPORTERS = frozenset({"__import__", "import_module", "run_module"})
+"""Functions that import what their first argument names."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,27 @@ def structure_findings(
 
 
 def import_findings(tree: ast.Module, forbidden: Iterable[str]) -> Iterator[Finding]:
-    """Give the imports that the policy forbids."""
+    """Give the imports that the policy forbids, also those by a function whose argument is a text."""
     names = tuple(forbidden)
     for node in ast.walk(tree):
-        if not isinstance(node, (ast.Import, ast.ImportFrom)):
-            continue
-        for module in [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]:
+        for module in _imported(node):
             if any(module == name or module.startswith(f"{name}.") for name in names):
-                yield Finding(node.lineno, "forbidden-import", f"{module} may not be imported")
+                yield Finding(getattr(node, "lineno", 1), "forbidden-import", f"{module} may not be imported")
+                break
+
+
+def _imported(node: ast.AST) -> list[str]:
+    """Return the modules that a node imports, as far as its text tells."""
+    match node:
+        case ast.Import(names=names):
+            return [one.name for one in names]
+        case ast.ImportFrom(module=str(module), level=0, names=names):
+            return [module, *(f"{module}.{one.name}" for one in names)]
+        case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=arguments, keywords=keywords):
+            given = [*arguments[:1], *(one.value for one in keywords if one.arg == "name")]
+            texts = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            return texts if called in _IMPORTERS else []
+    return []
 
 
 def schema_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, Any]:

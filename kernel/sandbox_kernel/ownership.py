@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .records import DETACHED, RESTARTED, SessionRecord
+from .records import DETACHED, DISCARDED, RESTARTED, SessionRecord
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def find_leftover(records: Iterable[SessionRecord], identity: Identity) -> Lefto
     A restart by a server keeps the connection file; else the notebook's path must be the same. The folder alone says
     too little: two notebooks in it would get each other's variables.
     """
-    orphans = [record for record in _of(records, identity) if record.is_orphan]
+    orphans = [record for record in _of(records, identity) if record.is_orphan and record.ending != DISCARDED]
     found = [record for record in orphans if _is_same(record.connection_file, identity.connection_file)]
     found = found or [record for record in orphans if _is_same(record.notebook, identity.notebook)]
     if not found:
@@ -54,9 +54,13 @@ def find_detached(records: Iterable[SessionRecord], identity: Identity) -> list[
 
 
 def find_orphans(records: Iterable[SessionRecord], grace: float) -> Sequence[SessionRecord]:
-    """Return the sandboxes that nobody has used, or come back to, for ``grace`` seconds, and that nobody detached."""
+    """Return the sandboxes that nobody has used, or come back to, for ``grace`` seconds, and that nobody detached.
+
+    Nobody comes back to one that was to be stopped.
+    """
     before = time.time() - grace
-    return [record for record in records if record.is_orphan and record.last_seen < before]
+    orphans = [record for record in records if record.is_orphan]
+    return [record for record in orphans if record.ending == DISCARDED or record.last_seen < before]
 
 
 def _of(records: Iterable[SessionRecord], identity: Identity) -> list[SessionRecord]:

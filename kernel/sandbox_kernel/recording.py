@@ -92,8 +92,22 @@ class Recorder:
 
         await self._do(write)
 
+    async def discard(self, sandbox: Sandbox) -> None:
+        """Note that a sandbox is about to be given back: until `gone` says that it was, it is an orphan."""
+
+        def write() -> None:
+            from .records import DISCARDED
+
+            record = self._record
+            # One that ends with this process needs nobody else to end it.
+            if record is not None and record.sandbox_id == sandbox.sandbox_id and record.outlives_kernel:
+                self._record = None
+                self._file().release(record, DISCARDED)
+
+        await self._do(write)
+
     async def gone(self, sandbox: Sandbox) -> None:
-        """Forget a sandbox that was given back or lost."""
+        """Forget a sandbox whose provider says that it was given back."""
         await self.forget(sandbox.provider_name, sandbox.sandbox_id)
 
     async def forget(self, provider: str, sandbox_id: str) -> None:

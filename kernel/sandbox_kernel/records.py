@@ -51,6 +51,8 @@ DETACHED = "detached"
 """A person left the sandbox running on purpose."""
 RESTARTED = "restarted"
 """Its kernel process ended for another to come in its place, with fresh variables."""
+DISCARDED = "discarded"
+"""It was to be stopped, and its provider has not confirmed its end."""
 LEASE = 90.0
 """Seconds for which a kernel process on another machine counts as alive after its last sign."""
 
@@ -83,7 +85,7 @@ class SessionRecord:
     hourly_cost: float = 0.0
     """US dollars for an hour; 0 if none are known."""
     ending: str = ""
-    """How its kernel process left it: `DETACHED`, `RESTARTED`, or "" if it said nothing."""
+    """How its kernel process left it: `DETACHED`, `RESTARTED`, `DISCARDED`, or "" if it said nothing."""
     place: str = ""
     """Where its provider keeps it, if the provider can be at several places."""
 

@@ -68,7 +68,7 @@ class SessionLife(SessionCore):
             if self._state is not State.STARTING:
                 # Given up meanwhile; a cancellation can be lost in what it arrives together with.
                 if not self._taken_over:
-                    await sandbox.close()
+                    await self._give_back(sandbox)
                 return
             self._sandbox = sandbox
             self._created = time.time()
@@ -130,7 +130,10 @@ class SessionLife(SessionCore):
             if not task.done():
                 task.cancel()
             elif not task.cancelled() and task.exception() is None:
-                await task.result().close()
+                sandbox = task.result()
+                if self._recorder is not None:
+                    await self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id)
+                await self._give_back(sandbox)
             raise
 
     def _log_retry(self, attempt: int, delay: float, error: SandboxError) -> None:

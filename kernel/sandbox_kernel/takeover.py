@@ -9,7 +9,7 @@ from .errors import NotFoundError, SandboxKernelError, SandboxLostError
 from .ownership import Identity, Leftover, find_detached, find_leftover
 from .providers.base import Provider, Sandbox
 from .recording import Recorder
-from .records import SessionRecord
+from .records import DISCARDED, SessionRecord
 
 Report = Callable[..., None]
 """Takes the name of an event, its level and fields, for the log."""
@@ -109,6 +109,7 @@ class Takeover:
         here, notebook = (self._provider.name, self._provider.place), self._recorder.notebook
         records = await self._recorder.records()
         free = [one for one in records if (one.provider, one.place) == here and one.outlives_kernel]
+        free = [one for one in free if one.ending != DISCARDED]
         return sorted(
             (one for one in free if not one.has_owner),
             key=lambda one: (bool(one.notebook) and one.notebook == notebook, one.last_seen),

@@ -420,3 +420,43 @@ def test_attach_that_fails_leaves_the_sandbox_as_it_was(world: World) -> None:
         assert two.run("%sandbox attach no-such-one").error["ename"] == "NotFoundError"
         two.run(f"%sandbox attach {sandbox_id}")
         assert two.run("x").result == "1"
+
+
+STOPS = '--SandboxSession.approvals={"stop": "allow"}'
+
+
+def test_stop_that_fails_leaves_an_orphan_that_can_be_stopped(world: World) -> None:
+    with quiet(world.kernel("a", STOPS)) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        world.part()
+        failed = front_end.run("%sandbox stop").error
+        assert failed["ename"] in ("SandboxConnectionError", "SandboxTimeoutError")
+        assert f"The sandbox {sandbox_id} may still run" in failed["evalue"]
+        assert world.record(sandbox_id).is_orphan
+        world.join()
+        listed = front_end.run("%sandbox list").stream()
+        assert (sandbox_id in listed, "orphan" in listed) == (True, True)
+        # It is not gone on with: it was to end.
+        assert front_end.run("'x' in dir()").result == "False"
+        assert sandbox_id in world.sandboxes
+        assert front_end.run(f"%sandbox stop {sandbox_id}").stream() == f"The sandbox {sandbox_id} is stopped.\n"
+        assert sandbox_id not in world.sandboxes
+        assert world.records.find(sandbox_id) == []
+
+
+def test_shutdown_that_reaches_nobody_leaves_an_orphan(world: World) -> None:
+    # With a copy of the folder it would be left on purpose, with the changes that nobody could fetch.
+    kernel = world.kernel("a", "--Workspace.mode=private")
+    front_end = kernel.front_end()
+    front_end.run("x = 1")
+    sandbox_id = world.sandbox_of(kernel)
+    world.part()
+    front_end.ask("shutdown_request", {"restart": False}, channel="control")
+    kernel.process.wait(PATIENCE)
+    assert world.record(sandbox_id).is_orphan
+    world.join()
+    with quiet(world.kernel("a")) as again:
+        assert again.run("'x' in dir()").result == "False"
+    assert world.cli("stop", "--orphans").stdout == f"The sandbox {sandbox_id} is stopped.\n"
+    assert sandbox_id not in world.sandboxes

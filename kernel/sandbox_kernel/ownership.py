@@ -5,8 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from .errors import SessionError
 from .records import DETACHED, DISCARDED, RESTARTED, SessionRecord
+
+if TYPE_CHECKING:
+    from .providers.base import Provider
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,21 @@ def find_orphans(records: Iterable[SessionRecord], grace: float) -> Sequence[Ses
     before = time.time() - grace
     orphans = [record for record in records if record.is_orphan]
     return [record for record in orphans if record.ending == DISCARDED or record.last_seen < before]
+
+
+async def check_owner(record: SessionRecord, provider: Provider) -> None:
+    """Raise SessionError where the provider does not find a sandbox because it is another's there: it may run on.
+
+    Raises SandboxKernelError where the provider cannot say whose sandboxes it finds.
+    """
+    owner = await provider.owner()
+    if owner != record.owner:
+        raise SessionError(
+            f"The sandbox {record.sandbox_id} is {record.owner or 'somebody'}'s at {record.place or record.provider}, "
+            f"and you are {owner or 'somebody else'} there; its owner's key finds it.",
+            provider=record.provider,
+            sandbox_id=record.sandbox_id,
+        )
 
 
 def _of(records: Iterable[SessionRecord], identity: Identity) -> list[SessionRecord]:

@@ -44,7 +44,8 @@ class Recorder:
 
         def write() -> None:
             # Described here: what that needs is imported beside the start, not in it.
-            self._record = record = self._describe(sandbox.sandbox_id, provider, correlation_id)
+            described = self._describe(sandbox.sandbox_id, provider, correlation_id)
+            self._record = record = replace(described, owner=sandbox.owner)
             self._file().add(record)
 
         await self._do(write)
@@ -54,7 +55,8 @@ class Recorder:
     ) -> SessionRecord | None:
         """Become the owner of a sandbox; return what was recorded of it, for `give_back`.
 
-        Raises SessionError where another process owns it, ConfigurationError.
+        Raises SessionError where another process owns it, NotFoundError where it is at another place,
+        ConfigurationError.
         """
 
         def claim() -> SessionRecord | None:
@@ -82,6 +84,16 @@ class Recorder:
         if self._record is not None and self._record.sandbox_id == record.sandbox_id:
             self._record = None
         await self._do(lambda: self._file().add(record))
+
+    async def know(self, sandbox: Sandbox) -> None:
+        """Note whose a sandbox is that was claimed, which its provider has told now."""
+
+        def write() -> None:
+            if self._record is not None and self._record.owner != sandbox.owner:
+                self._record = replace(self._record, owner=sandbox.owner)
+                self._file().add(self._record)
+
+        await self._do(write)
 
     async def state(self, sandbox: Sandbox, state: str) -> None:
         """Note a state; not of a sandbox that was left."""

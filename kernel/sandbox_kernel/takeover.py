@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from .errors import NotFoundError, SandboxKernelError, SandboxLostError
-from .ownership import Identity, Leftover, find_detached, find_leftover
+from .errors import NotFoundError, SandboxError, SandboxKernelError, SandboxLostError, SessionError
+from .ownership import Identity, Leftover, check_owner, find_detached, find_leftover
 from .providers.base import Provider, Sandbox
 from .recording import Recorder
 from .records import DISCARDED, SessionRecord
@@ -28,6 +28,7 @@ class Takeover:
         """It may be taken away from a kernel process that lives."""
         self.renews = False
         """The inner kernel of the sandbox that was found is to be renewed before anything runs in it."""
+        self._claimed = ""
         self._before: SessionRecord | None = None
         """What was recorded of the sandbox that was found."""
         self.news = ""
@@ -44,6 +45,7 @@ class Takeover:
         if leftover is None:
             return None
         claiming = asyncio.ensure_future(self._claim(leftover, correlation_id))
+        self._claimed = leftover.sandbox_id
         try:
             self._before = await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -60,25 +62,42 @@ class Takeover:
             self._report("not_claimed", "warning", error=str(exc))
             return None
         try:
-            sandbox = await self._provider.connect(leftover.sandbox_id)
-        except (NotFoundError, SandboxLostError):
-            await self._forget(leftover)
+            sandbox = await self._connect(leftover)
+        except (NotFoundError, SessionError) as exc:
             if asked:
                 # Once: the next cell starts a fresh one.
                 self.wanted = None
                 raise
-            self.news += (
-                f"The sandbox {leftover.sandbox_id} of this notebook is gone, and with it variables, files and "
-                "packages; this is a fresh one.\n"
-            )
+            self.news += _not_continued(leftover, exc)
             return None
-        except BaseException:
-            await self.give_back()
-            raise
         self.renews = leftover.fresh
         if not asked:
             self.news += _continued(leftover)
         self._report("attached", wanted=leftover.sandbox_id, fresh=leftover.fresh)
+        return sandbox
+
+    async def _connect(self, leftover: Leftover) -> Sandbox:
+        """Connect a sandbox that was claimed, or undo the claim; the record of one that is gone goes.
+
+        Raises NotFoundError or SandboxLostError for such a one, another SessionError for another owner's at the
+        provider, and what the provider's `connect` raises.
+        """
+        try:
+            sandbox = await self._provider.connect(leftover.sandbox_id)
+        except (NotFoundError, SandboxLostError) as exc:
+            try:
+                if isinstance(exc, NotFoundError) and self._before is not None:
+                    await check_owner(self._before, self._provider)
+            except BaseException:
+                await self.give_back()
+                raise
+            await self._forget(leftover)
+            raise
+        except BaseException:
+            await self.give_back()
+            raise
+        if self._recorder is not None:
+            await self._recorder.know(sandbox)
         return sandbox
 
     def is_left(self) -> bool:
@@ -87,9 +106,14 @@ class Takeover:
 
     async def give_back(self) -> None:
         """Leave the sandbox that was found to whoever comes next, as it was: it could not be reached."""
-        if self._before is not None and self._recorder is not None:
-            await self._recorder.give_back(self._before)
-        self._before = None
+        before, self._before, claimed, self._claimed = self._before, None, self._claimed, ""
+        if self._recorder is None:
+            return
+        if before is not None:
+            await self._recorder.give_back(before)
+        elif claimed:
+            # It was not recorded before, and nobody knows whether there is such a one.
+            await self._recorder.forget(self._provider.name, claimed)
 
     async def _claim(self, leftover: Leftover, correlation_id: str) -> SessionRecord | None:
         if self._recorder is None:
@@ -147,3 +171,12 @@ def _continued(leftover: Leftover) -> str:
         f"The kernel process had ended and is a new one; the sandbox {leftover.sandbox_id} went on: variables, files "
         "and packages are kept.\n"
     )
+
+
+def _not_continued(leftover: Leftover, error: SandboxError) -> str:
+    if isinstance(error, (NotFoundError, SandboxLostError)):
+        return (
+            f"The sandbox {leftover.sandbox_id} of this notebook is gone, and with it variables, files and packages; "
+            "this is a fresh one.\n"
+        )
+    return f"{error} This is a fresh one.\n"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from .client import PATIENCE, FrontEnd, KernelProcess
-from .worlds import WORLDS, World
+from .worlds import WORLDS, ExecutorWorld, World
 
 
 @pytest.fixture(params=["keeper", "executor"])
@@ -29,6 +29,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 of_the_records = pytest.mark.parametrize("world", ["keeper"], indirect=True)
 """For tests of commands in a terminal, which know sandboxes by their records: whose these are makes no difference."""
+
+of_an_executor = pytest.mark.parametrize("world", ["executor"], indirect=True)
+"""For tests of what only an executor has: addresses, keys and owners."""
 
 
 @contextmanager
@@ -460,3 +463,58 @@ def test_shutdown_that_reaches_nobody_leaves_an_orphan(world: World) -> None:
         assert again.run("'x' in dir()").result == "False"
     assert world.cli("stop", "--orphans").stdout == f"The sandbox {sandbox_id} is stopped.\n"
     assert sandbox_id not in world.sandboxes
+
+
+@of_an_executor
+def test_record_outlives_who_looks_at_another_address_or_with_anothers_key(world: ExecutorWorld) -> None:
+    front_end = world.kernel("a", notebook="/n/one.ipynb").front_end()
+    front_end.run("x = 1")
+    sandbox_id = world.sandbox_of(world.kernels[0])
+    front_end.run("%sandbox detach")
+    before = world.record(sandbox_id)
+    assert before.owner == "ann"
+    world.changed = {"address": f"127.0.0.1:{world.proxy.port}"}
+    with quiet(world.kernel("b", STOPS)) as elsewhere:
+        refused = elsewhere.run(f"%sandbox attach {sandbox_id}").error
+        assert refused["ename"] == "NotFoundError"
+        assert f"is at localhost:{world.proxy.port}; the configuration says 127.0.0.1" in refused["evalue"]
+        assert world.record(sandbox_id) == before
+    world.executor.add_key("bob")
+    world.changed = {"key_file": world.executor.key_file("bob")}
+    with quiet(world.kernel("c", STOPS)) as another:
+        refused = another.run(f"%sandbox attach {sandbox_id}").error
+        assert refused["ename"] == "SessionError"
+        assert "is ann's at localhost" in refused["evalue"]
+        assert "and you are bob there" in another.run(f"%sandbox stop {sandbox_id}").stream()
+        world.until(lambda: world.record(sandbox_id) == before)
+    world.changed = {}
+    front_end.run("%sandbox attach")
+    assert front_end.run("x").result == "1"
+
+
+@of_an_executor
+def test_notebook_whose_key_became_anothers_leaves_its_sandbox(world: ExecutorWorld) -> None:
+    first = world.kernel("a")
+    first.front_end().run("x = 1")
+    sandbox_id = world.sandbox_of(first)
+    kill(first)
+    world.executor.add_key("bob")
+    world.changed = {"key_file": world.executor.key_file("bob")}
+    with quiet(world.kernel("a")) as again:
+        fresh = again.run("'x' in dir()")
+        assert fresh.result == "False"
+        assert fresh.stream("stderr").startswith(f"The sandbox {sandbox_id} is ann's at localhost")
+        assert world.record(sandbox_id).is_orphan
+    assert sandbox_id in world.sandboxes
+
+
+@of_an_executor
+def test_record_goes_with_a_restarted_executor(world: ExecutorWorld) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        front_end.run("%sandbox detach")
+        world.executor.kill()
+        world.executor.start()
+        assert front_end.run(f"%sandbox attach {sandbox_id}").error["ename"] == "NotFoundError"
+        assert world.records.find(sandbox_id) == []

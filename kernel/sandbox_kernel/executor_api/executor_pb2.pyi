@@ -37,7 +37,7 @@ class SandboxRequest(_message.Message):
     def __init__(self, sandbox_id: _Optional[str] = ...) -> None: ...
 
 class SandboxInfo(_message.Message):
-    __slots__ = ("sandbox_id", "state", "created", "isolation", "label", "linked", "idle", "details", "closes")
+    __slots__ = ("sandbox_id", "state", "created", "isolation", "label", "linked", "idle", "details", "closes", "owner")
     class DetailsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class SandboxInfo(_message.Message):
     IDLE_FIELD_NUMBER: _ClassVar[int]
     DETAILS_FIELD_NUMBER: _ClassVar[int]
     CLOSES_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
     state: str
     created: float
@@ -63,7 +64,8 @@ class SandboxInfo(_message.Message):
     idle: float
     details: _containers.ScalarMap[str, str]
     closes: float
-    def __init__(self, sandbox_id: _Optional[str] = ..., state: _Optional[str] = ..., created: _Optional[float] = ..., isolation: _Optional[str] = ..., label: _Optional[str] = ..., linked: bool = ..., idle: _Optional[float] = ..., details: _Optional[_Mapping[str, str]] = ..., closes: _Optional[float] = ...) -> None: ...
+    owner: str
+    def __init__(self, sandbox_id: _Optional[str] = ..., state: _Optional[str] = ..., created: _Optional[float] = ..., isolation: _Optional[str] = ..., label: _Optional[str] = ..., linked: bool = ..., idle: _Optional[float] = ..., details: _Optional[_Mapping[str, str]] = ..., closes: _Optional[float] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class CloseReply(_message.Message):
     __slots__ = ()

@@ -27,6 +27,10 @@ class ExecutorClient:
         reply = await self._calls.unary("Greet", pb.GreetRequest())
         return f"version {reply.version}, you are {reply.owner}{', it is shutting down' if reply.draining else ''}"
 
+    async def owner(self) -> str:
+        """Return whose the key is."""
+        return str((await self._calls.unary("Greet", pb.GreetRequest())).owner)
+
     async def create(self, label: str, kernel_arguments: Sequence[str], correlation_id: str) -> ExecutorSandbox:
         """Have a sandbox made. A call that takes long is made again, and waits for the same sandbox."""
         request = pb.CreateRequest(label=label, kernel_arguments=kernel_arguments)

@@ -230,6 +230,9 @@ class SandboxSession(SessionLife):
         sandboxes.wanted, sandboxes.forced = Leftover(sandbox_id, fresh=False), force
         try:
             await self.start()
+        except asyncio.CancelledError:
+            await self._leave_start()
+            raise
         finally:
             sandboxes.wanted, sandboxes.forced = None, False
         self.used = True

@@ -95,6 +95,17 @@ class SessionLife(SessionCore):
                 self._takeover.wanted = None
             self._event("started", seconds=round(time.monotonic() - began, 3))
 
+    async def _leave_start(self) -> None:
+        """End a start that goes on with an existing sandbox, and leave that as it was found."""
+        if self._start is None or self._state is not State.STARTING:
+            return
+        self._move(State.STOPPING)
+        self._start.cancel()
+        await asyncio.wait([self._start])
+        self._drop(keep=True)
+        await self._sandboxes().give_back()
+        self._move(State.INACTIVE)
+
     async def _obtain(self) -> Sandbox:
         """Return the sandbox that is wanted, or is left from this notebook's last kernel process; else a new one."""
         outlives = self.capabilities.outlives_kernel

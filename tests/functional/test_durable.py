@@ -518,3 +518,24 @@ def test_record_goes_with_a_restarted_executor(world: ExecutorWorld) -> None:
         world.executor.start()
         assert front_end.run(f"%sandbox attach {sandbox_id}").error["ename"] == "NotFoundError"
         assert world.records.find(sandbox_id) == []
+
+
+def test_interrupted_attach_leaves_the_sandbox_as_it_was(world: World) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        front_end.run("%sandbox detach")
+        before = world.record(sandbox_id)
+        world.part()
+        attaching = front_end.cell("%sandbox attach")
+        world.until(lambda: world.record(sandbox_id).has_owner)
+        front_end.interrupt()
+        front_end.finish(attaching)
+        assert attaching.error["ename"] == "KeyboardInterrupt"
+        world.join()
+        assert world.record(sandbox_id) == before
+        assert front_end.run("'x' in dir()").result == "False"
+        assert world.record(sandbox_id) == before
+        front_end.run("%sandbox stop")
+        front_end.run("%sandbox attach")
+        assert front_end.run("x").result == "1"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from .errors import NotFoundError, SandboxError, SandboxKernelError, SandboxLostError, SessionError
+from .inquiry import ask
 from .ownership import Identity, Leftover, check_owner, find_detached, find_leftover
 from .providers.base import Provider, Sandbox
 from .recording import Recorder
@@ -127,17 +128,32 @@ class Takeover:
             await self._recorder.forget(self._provider.name, leftover.sandbox_id)
 
     async def attachable(self) -> Sequence[SessionRecord]:
-        """Return the recorded sandboxes of this provider that no kernel process uses, this notebook's at the end."""
+        """Return the recorded sandboxes of this provider that no kernel process uses, this notebook's at the end.
+
+        Without those that the provider says are gone, if it says anything in time.
+        """
         if self._recorder is None:
             return []
         here, notebook = (self._provider.name, self._provider.place), self._recorder.notebook
         records = await self._recorder.records()
         free = [one for one in records if (one.provider, one.place) == here and one.outlives_kernel]
-        free = [one for one in free if one.ending != DISCARDED]
+        free = [one for one in free if one.ending != DISCARDED and not one.has_owner]
         return sorted(
-            (one for one in free if not one.has_owner),
+            await self._existing(free),
             key=lambda one: (bool(one.notebook) and one.notebook == notebook, one.last_seen),
         )
+
+    async def _existing(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
+        """Return the records without those of sandboxes that are gone, which are forgotten."""
+        assert self._recorder is not None
+        try:
+            answer = await ask(self._provider, records)
+        except SandboxKernelError as exc:
+            self._report("not_asked", "warning", error=str(exc))
+            return records
+        for record in answer.gone:
+            await self._recorder.forget(record.provider, record.sandbox_id)
+        return answer.records
 
     async def _find_leftover(self) -> Leftover | None:
         if self._recorder is None:

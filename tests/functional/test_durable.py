@@ -539,3 +539,47 @@ def test_interrupted_attach_leaves_the_sandbox_as_it_was(world: World) -> None:
         front_end.run("%sandbox stop")
         front_end.run("%sandbox attach")
         assert front_end.run("x").result == "1"
+
+
+@of_an_executor
+def test_list_asks_the_executor_which_sandboxes_exist_and_how_they_are(world: ExecutorWorld) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        front_end.run("%sandbox detach")
+        # Its age and for how long it is idle.
+        assert re.search(r"detached +\d+ s +\d+ s +gone", front_end.run("%sandbox list").stream())
+        world.part()
+        said = world.cli("list")
+        assert sandbox_id in said.stdout
+        assert "is what was known last" in said.stderr
+        world.join()
+        world.executor.kill()
+        world.executor.start()
+        assert world.cli("list").stdout == "There are no sandboxes.\n"
+        assert world.records.all() == []
+
+
+@of_an_executor
+def test_attach_offers_no_sandbox_that_is_gone(world: ExecutorWorld) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        for _ in range(2):
+            front_end.run("x = 1")
+            front_end.run("%sandbox detach")
+        world.executor.kill()
+        world.executor.start()
+        assert "There is no sandbox to attach to" in front_end.run("%sandbox attach").error["evalue"]
+        assert world.records.all() == []
+
+
+@of_an_executor
+def test_sandbox_that_the_executor_paused_is_listed_as_paused(world: ExecutorWorld) -> None:
+    world.executor.terminate()
+    world.executor.configure({"idle_timeout": 0.5})
+    world.executor.start()
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        front_end.run("%sandbox detach")
+        world.until(lambda: " paused " in front_end.run("%sandbox list").stream())
+        front_end.run("%sandbox attach")
+        assert front_end.run("x").result == "1"

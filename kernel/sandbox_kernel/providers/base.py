@@ -64,6 +64,8 @@ class SandboxRecord:
     state: str
     created: float
     """Seconds since the epoch."""
+    idle: float | None = None
+    """Seconds since anybody used it; None if the provider does not know."""
 
 
 @dataclass(frozen=True)

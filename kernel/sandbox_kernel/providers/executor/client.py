@@ -48,4 +48,4 @@ class ExecutorClient:
     async def list(self) -> list[SandboxRecord]:
         """Return this owner's sandboxes."""
         reply = await self._calls.unary("List", pb.ListRequest())
-        return [SandboxRecord(one.sandbox_id, one.state, one.created) for one in reply.sandboxes]
+        return [SandboxRecord(one.sandbox_id, one.state, one.created, one.idle) for one in reply.sandboxes]

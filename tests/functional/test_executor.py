@@ -464,6 +464,23 @@ async def test_another_client_finds_variables_and_files(executor: ExecutorProces
         await sandbox.open_link()
 
 
+async def test_names_of_files_that_are_no_text_travel_as_they_are(executor: ExecutorProcess) -> None:
+    sandbox = await provider(executor).create(SPEC)
+    assert isinstance(sandbox, ExecutorSandbox)
+    assert sandbox.files is not None
+    name = os.fsdecode(b"\xff \xc3\xa4.txt")
+    await sandbox.files.write(name, pieces(b"here"))
+    assert await output(sandbox, "printf %s * | od -An -tx1") == " ff 20 c3 a4 2e 74 78 74\n"
+    assert [one.path async for one in sandbox.files.list("*")] == [name]
+    assert [one.path async for one in sandbox.files.list(name)] == [name]
+    assert [data async for data in sandbox.files.read(name)] == [b"here"]
+    await sandbox.files.remove(name)
+    for missing in (name, "\ud800"):
+        with pytest.raises(SandboxError, match="cannot be removed"):
+            await sandbox.files.remove(missing)
+    await sandbox.close()
+
+
 async def test_idle_sandboxes_are_paused_then_closed_and_computing_is_not_idle(tmp_path: Path) -> None:
     options = {"idle_timeout": 1.0, "paused_timeout": 2.0}
     with serving(tmp_path, Executor=options) as running:

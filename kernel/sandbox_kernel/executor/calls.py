@@ -18,6 +18,7 @@ from sandbox_kernel.errors import (
     SandboxKernelError,
 )
 from sandbox_kernel.events import EventLog
+from sandbox_kernel.executor_api.names import printable
 from sandbox_kernel.executor_api.protocol import (
     BEARER,
     CALL,
@@ -135,7 +136,7 @@ class Calls:
         finally:
             self._note(method, caller, code, error, time.monotonic() - began)
         if error:
-            await context.abort(code, error[:MAX_DETAILS], ((ERROR, kind),))
+            await context.abort(code, printable(error)[:MAX_DETAILS], ((ERROR, kind),))
         return result
 
     def _admit(self, metadata: Mapping[str, str]) -> Caller:

@@ -103,9 +103,9 @@ class ReadFileRequest(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    path: str
+    path: bytes
     limit: int
-    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[bytes] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class FileChunk(_message.Message):
     __slots__ = ("data",)
@@ -119,9 +119,9 @@ class WriteFileHeader(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    path: str
+    path: bytes
     mode: int
-    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[str] = ..., mode: _Optional[int] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[bytes] = ..., mode: _Optional[int] = ...) -> None: ...
 
 class WriteFileChunk(_message.Message):
     __slots__ = ("header", "data", "whole")
@@ -150,10 +150,10 @@ class ListFilesRequest(_message.Message):
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    pattern: str
+    pattern: bytes
     recursive: bool
     limit: int
-    def __init__(self, sandbox_id: _Optional[str] = ..., pattern: _Optional[str] = ..., recursive: bool = ..., limit: _Optional[int] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., pattern: _Optional[bytes] = ..., recursive: bool = ..., limit: _Optional[int] = ...) -> None: ...
 
 class FileEntry(_message.Message):
     __slots__ = ("path", "kind", "size", "modified", "mode")
@@ -162,12 +162,12 @@ class FileEntry(_message.Message):
     SIZE_FIELD_NUMBER: _ClassVar[int]
     MODIFIED_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
-    path: str
+    path: bytes
     kind: str
     size: int
     modified: float
     mode: int
-    def __init__(self, path: _Optional[str] = ..., kind: _Optional[str] = ..., size: _Optional[int] = ..., modified: _Optional[float] = ..., mode: _Optional[int] = ...) -> None: ...
+    def __init__(self, path: _Optional[bytes] = ..., kind: _Optional[str] = ..., size: _Optional[int] = ..., modified: _Optional[float] = ..., mode: _Optional[int] = ...) -> None: ...
 
 class FileList(_message.Message):
     __slots__ = ("entries",)
@@ -181,9 +181,9 @@ class RemoveFileRequest(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    path: str
+    path: bytes
     recursive: bool
-    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[str] = ..., recursive: bool = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[bytes] = ..., recursive: bool = ...) -> None: ...
 
 class RemoveFileReply(_message.Message):
     __slots__ = ()

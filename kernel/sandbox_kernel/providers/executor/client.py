@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from sandbox_kernel.executor_api import executor_pb2 as pb
+from sandbox_kernel.executor_api.names import printable
 from sandbox_kernel.providers.base import SandboxRecord
 
 from .calls import Calls
@@ -33,7 +34,7 @@ class ExecutorClient:
 
     async def create(self, label: str, kernel_arguments: Sequence[str], correlation_id: str) -> ExecutorSandbox:
         """Have a sandbox made. A call that takes long is made again, and waits for the same sandbox."""
-        request = pb.CreateRequest(label=label, kernel_arguments=kernel_arguments)
+        request = pb.CreateRequest(label=printable(label), kernel_arguments=kernel_arguments)
         info = await self._calls.unary("Create", request, correlation_id=correlation_id)
         return ExecutorSandbox(self._calls, info, correlation_id)
 

@@ -109,6 +109,7 @@ class SessionLife(SessionCore):
     async def _obtain(self) -> Sandbox:
         """Return the sandbox that is wanted, or is left from this notebook's last kernel process; else a new one."""
         outlives = self.capabilities.outlives_kernel
+        self._taken_over = False
         found = await self._sandboxes().find(self._correlation_id) if outlives else None
         self._taken_over = found is not None
         if found is not None:

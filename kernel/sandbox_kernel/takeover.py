@@ -30,6 +30,7 @@ class Takeover:
         self.renews = False
         """The inner kernel of the sandbox that was found is to be renewed before anything runs in it."""
         self._claimed = ""
+        """The id of the sandbox that was found."""
         self._before: SessionRecord | None = None
         """What was recorded of the sandbox that was found."""
         self.news = ""
@@ -41,19 +42,20 @@ class Takeover:
         Raises SessionError where a kernel process that lives uses it, and what the provider's `connect` raises.
         """
         self.renews = False
+        # Of the sandbox before nothing is to be given back any more.
+        self._before, self._claimed = None, ""
         asked = self.wanted is not None
         leftover = self.wanted or await self._find_leftover()
         if leftover is None:
             return None
         claiming = asyncio.ensure_future(self._claim(leftover, correlation_id))
-        self._claimed = leftover.sandbox_id
         try:
             self._before = await asyncio.shield(claiming)
         except asyncio.CancelledError:
             # It is claimed all the same, and nobody else would find it then.
             await asyncio.wait([claiming])
             if claiming.exception() is None:
-                self._before = claiming.result()
+                self._claimed, self._before = leftover.sandbox_id, claiming.result()
                 await self.give_back()
             raise
         except SandboxKernelError as exc:
@@ -62,6 +64,7 @@ class Takeover:
             # Another kernel process was quicker.
             self._report("not_claimed", "warning", error=str(exc))
             return None
+        self._claimed = leftover.sandbox_id
         try:
             sandbox = await self._connect(leftover)
         except (NotFoundError, SessionError) as exc:

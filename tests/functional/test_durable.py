@@ -583,3 +583,17 @@ def test_sandbox_that_the_executor_paused_is_listed_as_paused(world: ExecutorWor
         world.until(lambda: " paused " in front_end.run("%sandbox list").stream())
         front_end.run("%sandbox attach")
         assert front_end.run("x").result == "1"
+
+
+def test_refused_attach_changes_no_record_whatever_was_attached_before(world: World) -> None:
+    with quiet(world.kernel("a")) as one, quiet(world.kernel("b")) as two:
+        one.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        two.run("x = 2")
+        for line in ("detach", "attach", "stop"):
+            assert two.run(f"%sandbox {line}").status == "ok"
+        for _ in range(2):
+            assert two.run(f"%sandbox attach {sandbox_id}").error["ename"] == "SessionError"
+            assert [record.sandbox_id for record in world.records.all()] == [sandbox_id]
+            assert world.record(sandbox_id).has_owner
+        assert one.run("x").result == "1"

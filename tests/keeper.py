@@ -91,6 +91,8 @@ class Keeper:
 
     def do_close(self, id: str) -> Json:  # noqa: A002
         """Give a sandbox back."""
+        if self.away:
+            return {"error": "away"}
         asyncio.run(self.sandboxes.pop(id).close())
         return {}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .errors import NotFoundError, SandboxKernelError, SandboxLostError
-from .ownership import find_orphans
+from .ownership import check_owner, find_orphans
 from .providers.registry import create_provider
+from .records import check_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,15 +62,12 @@ async def _stop(record: SessionRecord, own: Provider | None, config: Config) -> 
 async def stop_sandbox(record: SessionRecord, own: Provider | None, config: Config) -> None:
     """Give back a recorded sandbox that no kernel process uses. Raises SandboxKernelError; not for one that is gone."""
     provider = own if own is not None and own.name == record.provider else create_provider(record.provider, config)
-    if provider.place != record.place:
-        raise NotFoundError(
-            f"The sandbox {record.sandbox_id} is at {record.place}; the configuration says {provider.place or 'none'}.",
-            provider=record.provider,
-            sandbox_id=record.sandbox_id,
-        )
-    try:
-        sandbox = await provider.connect(record.sandbox_id)
-        await sandbox.close()
-    except (NotFoundError, SandboxLostError):
-        # It has ended meanwhile.
-        return
+    check_place(record, provider.place)
+    # One that has ended meanwhile needs nothing more.
+    with suppress(SandboxLostError):
+        try:
+            sandbox = await provider.connect(record.sandbox_id)
+        except NotFoundError:
+            await check_owner(record, provider)
+        else:
+            await sandbox.close()

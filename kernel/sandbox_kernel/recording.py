@@ -44,7 +44,8 @@ class Recorder:
 
         def write() -> None:
             # Described here: what that needs is imported beside the start, not in it.
-            self._record = record = self._describe(sandbox.sandbox_id, provider, correlation_id)
+            described = self._describe(sandbox.sandbox_id, provider, correlation_id)
+            self._record = record = replace(described, owner=sandbox.owner)
             self._file().add(record)
 
         await self._do(write)
@@ -54,7 +55,8 @@ class Recorder:
     ) -> SessionRecord | None:
         """Become the owner of a sandbox; return what was recorded of it, for `give_back`.
 
-        Raises SessionError where another process owns it, ConfigurationError.
+        Raises SessionError where another process owns it, NotFoundError where it is at another place,
+        ConfigurationError.
         """
 
         def claim() -> SessionRecord | None:
@@ -83,6 +85,16 @@ class Recorder:
             self._record = None
         await self._do(lambda: self._file().add(record))
 
+    async def know(self, sandbox: Sandbox) -> None:
+        """Note whose a sandbox is that was claimed, which its provider has told now."""
+
+        def write() -> None:
+            if self._record is not None and self._record.owner != sandbox.owner:
+                self._record = replace(self._record, owner=sandbox.owner)
+                self._file().add(self._record)
+
+        await self._do(write)
+
     async def state(self, sandbox: Sandbox, state: str) -> None:
         """Note a state; not of a sandbox that was left."""
 
@@ -92,8 +104,22 @@ class Recorder:
 
         await self._do(write)
 
+    async def discard(self, sandbox: Sandbox) -> None:
+        """Note that a sandbox is about to be given back: until `gone` says that it was, it is an orphan."""
+
+        def write() -> None:
+            from .records import DISCARDED
+
+            record = self._record
+            # One that ends with this process needs nobody else to end it.
+            if record is not None and record.sandbox_id == sandbox.sandbox_id and record.outlives_kernel:
+                self._record = None
+                self._file().release(record, DISCARDED)
+
+        await self._do(write)
+
     async def gone(self, sandbox: Sandbox) -> None:
-        """Forget a sandbox that was given back or lost."""
+        """Forget a sandbox whose provider says that it was given back."""
         await self.forget(sandbox.provider_name, sandbox.sandbox_id)
 
     async def forget(self, provider: str, sandbox_id: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ConfigurationError, SessionError
+from .errors import ConfigurationError, NotFoundError, SessionError
 from .processes import host_name, is_same_process
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _SCHEMA = (
     "ALTER TABLE sandboxes ADD COLUMN hourly_cost REAL NOT NULL DEFAULT 0",
     "ALTER TABLE sandboxes ADD COLUMN ending TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE sandboxes ADD COLUMN place TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE sandboxes ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
 )
 """Each statement takes the file from one version to the next; `PRAGMA user_version` counts those that were run."""
 
@@ -51,6 +52,8 @@ DETACHED = "detached"
 """A person left the sandbox running on purpose."""
 RESTARTED = "restarted"
 """Its kernel process ended for another to come in its place, with fresh variables."""
+DISCARDED = "discarded"
+"""It was to be stopped, and its provider has not confirmed its end."""
 LEASE = 90.0
 """Seconds for which a kernel process on another machine counts as alive after its last sign."""
 
@@ -83,9 +86,11 @@ class SessionRecord:
     hourly_cost: float = 0.0
     """US dollars for an hour; 0 if none are known."""
     ending: str = ""
-    """How its kernel process left it: `DETACHED`, `RESTARTED`, or "" if it said nothing."""
+    """How its kernel process left it: `DETACHED`, `RESTARTED`, `DISCARDED`, or "" if it said nothing."""
     place: str = ""
     """Where its provider keeps it, if the provider can be at several places."""
+    owner: str = ""
+    """Whose it is there, if the provider tells people apart."""
 
     @property
     def has_owner(self) -> bool:
@@ -132,14 +137,15 @@ class RecordFile:
         """Make the kernel process of ``wanted`` the owner of the sandbox that it names, which may have been forgotten.
 
         Returns the record as it was before; None where there was none. Raises SessionError where another process that
-        lives owns it, and it is not to be taken by ``force``.
+        lives owns it, and it is not to be taken by ``force``; NotFoundError where it is at another place.
         """
         with self._open() as connection:
             found = _find(connection, wanted.provider, wanted.sandbox_id)
             if found is not None:
                 if found.has_owner and not force and not _is_same_owner(found, wanted):
                     raise _owned(found)
-                wanted = replace(wanted, created=found.created)
+                check_place(found, wanted.place)
+                wanted = replace(wanted, created=found.created, owner=found.owner)
             _write(connection, wanted)
         return found
 
@@ -228,6 +234,16 @@ class RecordFile:
             connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
         connection.execute("COMMIT")
+
+
+def check_place(record: SessionRecord, place: str) -> None:
+    """Raise NotFoundError where a sandbox is not at ``place``, which the configuration says."""
+    if record.place != place:
+        raise NotFoundError(
+            f"The sandbox {record.sandbox_id} is at {record.place}; the configuration says {place or 'none'}.",
+            provider=record.provider,
+            sandbox_id=record.sandbox_id,
+        )
 
 
 def _write(connection: sqlite3.Connection, record: SessionRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ AWAKE_AFTER = 0.05
 MAX_UPLOADED = 100
 REAP_AFTER = 15.0
 """Seconds from the first start until it is looked for sandboxes that nobody owns any more."""
+REAP_AGAIN = 120.0
+"""Seconds between further attempts to stop those that were to be stopped and could not be reached."""
 HAND_OVER = 5.0
 """Seconds after SIGTERM in which a new kernel process may take the sandbox; an editor restarts a kernel so."""
 
@@ -228,6 +231,9 @@ class SandboxSession(SessionLife):
         sandboxes.wanted, sandboxes.forced = Leftover(sandbox_id, fresh=False), force
         try:
             await self.start()
+        except asyncio.CancelledError:
+            await self._leave_start()
+            raise
         finally:
             sandboxes.wanted, sandboxes.forced = None, False
         self.used = True
@@ -348,7 +354,7 @@ class SandboxSession(SessionLife):
             await asyncio.wait([self._start])
         sandbox = self._drop()
         if sandbox is not None:
-            await sandbox.close()
+            await self._give_back(sandbox)
 
     def _begin_background(self) -> None:
         """Give signs of life, and stop once what nobody owns any more."""
@@ -364,7 +370,12 @@ class SandboxSession(SessionLife):
         await asyncio.sleep(REAP_AFTER)
         from .reaping import reap
 
-        await reap(recorder, self._provider, self.config, self.orphan_grace, self.log)
+        grace = self.orphan_grace
+        while True:
+            await reap(recorder, self._provider, self.config, grace, self.log)
+            # From then on only what was to be stopped, and could not be.
+            grace = math.inf
+            await asyncio.sleep(REAP_AGAIN)
 
     # ---- renewing
 

@@ -303,7 +303,7 @@ class SessionCore(SessionSettings):
         sandbox = self._drop(keep=keep)
         self._move(State.ERROR)
         if sandbox is not None and not keep:
-            self._spawn(sandbox.close())
+            self._spawn(self._give_back(sandbox))
         self._listener.on_ended(error)
 
     def _release(self, *, detached: bool = False, restarted: bool = False) -> None:
@@ -311,9 +311,23 @@ class SessionCore(SessionSettings):
         if self._recorder is not None:
             self._recorder.release(detached=detached, restarted=restarted)
 
+    async def _give_back(self, sandbox: Sandbox) -> None:
+        """Give back a sandbox that this session uses no more. Its record stays until the provider has confirmed that.
+
+        Raises what the provider's `close` raises: then the sandbox may still run, and is an orphan.
+        """
+        if self._recorder is not None:
+            await self._recorder.discard(sandbox)
+        try:
+            await sandbox.close()
+        except SandboxError as exc:
+            if self.capabilities.outlives_kernel:
+                raise _may_run(exc, sandbox) from exc
+            raise
+        if self._recorder is not None:
+            await self._recorder.gone(sandbox)
+
     def _drop(self, *, keep: bool = False) -> Sandbox | None:
-        if not keep:
-            self._record(lambda recorder, sandbox: recorder.gone(sandbox))
         sandbox, self._sandbox = self._sandbox, None
         self._ready.clear()
         self._link.close()
@@ -336,3 +350,15 @@ class SessionCore(SessionSettings):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._event("background_error", "error", error=f"{type(error).__name__}: {error}")
+
+
+def _may_run(error: SandboxError, sandbox: Sandbox) -> SandboxError:
+    """Return the error for a sandbox that could not be given back."""
+    return type(error)(
+        f"{error} The sandbox {sandbox.sandbox_id} may still run and stays in the list; `%sandbox stop "
+        f"{sandbox.sandbox_id}` tries again, and so does each kernel now and then.",
+        provider=error.provider,
+        sandbox_id=sandbox.sandbox_id,
+        correlation_id=error.correlation_id,
+        retryable=error.retryable,
+    )

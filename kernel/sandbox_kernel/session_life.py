@@ -68,7 +68,7 @@ class SessionLife(SessionCore):
             if self._state is not State.STARTING:
                 # Given up meanwhile; a cancellation can be lost in what it arrives together with.
                 if not self._taken_over:
-                    await sandbox.close()
+                    await self._give_back(sandbox)
                 return
             self._sandbox = sandbox
             self._created = time.time()
@@ -95,9 +95,21 @@ class SessionLife(SessionCore):
                 self._takeover.wanted = None
             self._event("started", seconds=round(time.monotonic() - began, 3))
 
+    async def _leave_start(self) -> None:
+        """End a start that goes on with an existing sandbox, and leave that as it was found."""
+        if self._start is None or self._state is not State.STARTING:
+            return
+        self._move(State.STOPPING)
+        self._start.cancel()
+        await asyncio.wait([self._start])
+        self._drop(keep=True)
+        await self._sandboxes().give_back()
+        self._move(State.INACTIVE)
+
     async def _obtain(self) -> Sandbox:
         """Return the sandbox that is wanted, or is left from this notebook's last kernel process; else a new one."""
         outlives = self.capabilities.outlives_kernel
+        self._taken_over = False
         found = await self._sandboxes().find(self._correlation_id) if outlives else None
         self._taken_over = found is not None
         if found is not None:
@@ -130,7 +142,10 @@ class SessionLife(SessionCore):
             if not task.done():
                 task.cancel()
             elif not task.cancelled() and task.exception() is None:
-                await task.result().close()
+                sandbox = task.result()
+                if self._recorder is not None:
+                    await self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id)
+                await self._give_back(sandbox)
             raise
 
     def _log_retry(self, attempt: int, delay: float, error: SandboxError) -> None:

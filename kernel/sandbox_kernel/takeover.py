@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from .errors import NotFoundError, SandboxKernelError, SandboxLostError
-from .ownership import Identity, Leftover, find_detached, find_leftover
+from .errors import NotFoundError, SandboxError, SandboxKernelError, SandboxLostError, SessionError
+from .inquiry import ask
+from .ownership import Identity, Leftover, check_owner, find_detached, find_leftover
 from .providers.base import Provider, Sandbox
 from .recording import Recorder
-from .records import SessionRecord
+from .records import DISCARDED, SessionRecord
 
 Report = Callable[..., None]
 """Takes the name of an event, its level and fields, for the log."""
@@ -28,6 +29,8 @@ class Takeover:
         """It may be taken away from a kernel process that lives."""
         self.renews = False
         """The inner kernel of the sandbox that was found is to be renewed before anything runs in it."""
+        self._claimed = ""
+        """The id of the sandbox that was found."""
         self._before: SessionRecord | None = None
         """What was recorded of the sandbox that was found."""
         self.news = ""
@@ -39,6 +42,8 @@ class Takeover:
         Raises SessionError where a kernel process that lives uses it, and what the provider's `connect` raises.
         """
         self.renews = False
+        # Of the sandbox before nothing is to be given back any more.
+        self._before, self._claimed = None, ""
         asked = self.wanted is not None
         leftover = self.wanted or await self._find_leftover()
         if leftover is None:
@@ -50,7 +55,7 @@ class Takeover:
             # It is claimed all the same, and nobody else would find it then.
             await asyncio.wait([claiming])
             if claiming.exception() is None:
-                self._before = claiming.result()
+                self._claimed, self._before = leftover.sandbox_id, claiming.result()
                 await self.give_back()
             raise
         except SandboxKernelError as exc:
@@ -59,26 +64,44 @@ class Takeover:
             # Another kernel process was quicker.
             self._report("not_claimed", "warning", error=str(exc))
             return None
+        self._claimed = leftover.sandbox_id
         try:
-            sandbox = await self._provider.connect(leftover.sandbox_id)
-        except (NotFoundError, SandboxLostError):
-            await self._forget(leftover)
+            sandbox = await self._connect(leftover)
+        except (NotFoundError, SessionError) as exc:
             if asked:
                 # Once: the next cell starts a fresh one.
                 self.wanted = None
                 raise
-            self.news += (
-                f"The sandbox {leftover.sandbox_id} of this notebook is gone, and with it variables, files and "
-                "packages; this is a fresh one.\n"
-            )
+            self.news += _not_continued(leftover, exc)
             return None
-        except BaseException:
-            await self.give_back()
-            raise
         self.renews = leftover.fresh
         if not asked:
             self.news += _continued(leftover)
         self._report("attached", wanted=leftover.sandbox_id, fresh=leftover.fresh)
+        return sandbox
+
+    async def _connect(self, leftover: Leftover) -> Sandbox:
+        """Connect a sandbox that was claimed, or undo the claim; the record of one that is gone goes.
+
+        Raises NotFoundError or SandboxLostError for such a one, another SessionError for another owner's at the
+        provider, and what the provider's `connect` raises.
+        """
+        try:
+            sandbox = await self._provider.connect(leftover.sandbox_id)
+        except (NotFoundError, SandboxLostError) as exc:
+            try:
+                if isinstance(exc, NotFoundError) and self._before is not None:
+                    await check_owner(self._before, self._provider)
+            except BaseException:
+                await self.give_back()
+                raise
+            await self._forget(leftover)
+            raise
+        except BaseException:
+            await self.give_back()
+            raise
+        if self._recorder is not None:
+            await self._recorder.know(sandbox)
         return sandbox
 
     def is_left(self) -> bool:
@@ -87,9 +110,14 @@ class Takeover:
 
     async def give_back(self) -> None:
         """Leave the sandbox that was found to whoever comes next, as it was: it could not be reached."""
-        if self._before is not None and self._recorder is not None:
-            await self._recorder.give_back(self._before)
-        self._before = None
+        before, self._before, claimed, self._claimed = self._before, None, self._claimed, ""
+        if self._recorder is None:
+            return
+        if before is not None:
+            await self._recorder.give_back(before)
+        elif claimed:
+            # It was not recorded before, and nobody knows whether there is such a one.
+            await self._recorder.forget(self._provider.name, claimed)
 
     async def _claim(self, leftover: Leftover, correlation_id: str) -> SessionRecord | None:
         if self._recorder is None:
@@ -103,16 +131,32 @@ class Takeover:
             await self._recorder.forget(self._provider.name, leftover.sandbox_id)
 
     async def attachable(self) -> Sequence[SessionRecord]:
-        """Return the recorded sandboxes of this provider that no kernel process uses, this notebook's at the end."""
+        """Return the recorded sandboxes of this provider that no kernel process uses, this notebook's at the end.
+
+        Without those that the provider says are gone, if it says anything in time.
+        """
         if self._recorder is None:
             return []
         here, notebook = (self._provider.name, self._provider.place), self._recorder.notebook
         records = await self._recorder.records()
         free = [one for one in records if (one.provider, one.place) == here and one.outlives_kernel]
+        free = [one for one in free if one.ending != DISCARDED and not one.has_owner]
         return sorted(
-            (one for one in free if not one.has_owner),
+            await self._existing(free),
             key=lambda one: (bool(one.notebook) and one.notebook == notebook, one.last_seen),
         )
+
+    async def _existing(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
+        """Return the records without those of sandboxes that are gone, which are forgotten."""
+        assert self._recorder is not None
+        try:
+            answer = await ask(self._provider, records)
+        except SandboxKernelError as exc:
+            self._report("not_asked", "warning", error=str(exc))
+            return records
+        for record in answer.gone:
+            await self._recorder.forget(record.provider, record.sandbox_id)
+        return answer.records
 
     async def _find_leftover(self) -> Leftover | None:
         if self._recorder is None:
@@ -146,3 +190,12 @@ def _continued(leftover: Leftover) -> str:
         f"The kernel process had ended and is a new one; the sandbox {leftover.sandbox_id} went on: variables, files "
         "and packages are kept.\n"
     )
+
+
+def _not_continued(leftover: Leftover, error: SandboxError) -> str:
+    if isinstance(error, (NotFoundError, SandboxLostError)):
+        return (
+            f"The sandbox {leftover.sandbox_id} of this notebook is gone, and with it variables, files and packages; "
+            "this is a fresh one.\n"
+        )
+    return f"{error} This is a fresh one.\n"

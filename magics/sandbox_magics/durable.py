@@ -34,7 +34,8 @@ async def attach(context: CommandContext, arguments: Namespace) -> None:
 
 async def _find(context: CommandContext, beginning: str | None) -> str:
     session = context.session
-    found = [record.sandbox_id for record in await session.attachable()]
+    attachable = await session.attachable()
+    found = [record.sandbox_id for record in attachable]
     if beginning:
         matching = [one for one in found if one.startswith(beginning)]
         if len(matching) > 1 and beginning not in matching:
@@ -45,7 +46,7 @@ async def _find(context: CommandContext, beginning: str | None) -> str:
         return session.info.sandbox_id
     if not found:
         raise CommandError("There is no sandbox to attach to; `%sandbox list` shows all.")
-    own = [record.sandbox_id for record in await session.attachable() if record.notebook == session.notebook != ""]
+    own = [record.sandbox_id for record in attachable if record.notebook == session.notebook != ""]
     if own:
         return own[-1]
     if len(found) > 1:

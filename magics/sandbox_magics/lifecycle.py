@@ -69,10 +69,11 @@ async def _stop_others(context: CommandContext, arguments: Namespace) -> None:
 @command("list")
 async def show_list(context: CommandContext, arguments: Namespace) -> None:  # noqa: ARG001
     """Show the sandboxes of this user's kernels: state, age, how long idle, whose, and what they cost if known."""
-    from sandbox_kernel.cli.sandboxes import list_text, present
+    from sandbox_kernel.cli.sandboxes import list_text, look
     from sandbox_kernel.records import RecordFile
 
-    context.write(list_text(await asyncio.to_thread(present, RecordFile())) + "\n")
+    records, silent = await look(RecordFile(), context.session.config)
+    context.write("".join(f"{text}\n" for text in (*silent, list_text(records))))
 
 
 @command("restart")

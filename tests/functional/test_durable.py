@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from .client import PATIENCE, FrontEnd, KernelProcess
-from .worlds import WORLDS, World
+from .worlds import WORLDS, ExecutorWorld, World
 
 
 @pytest.fixture(params=["keeper", "executor"])
@@ -29,6 +29,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 of_the_records = pytest.mark.parametrize("world", ["keeper"], indirect=True)
 """For tests of commands in a terminal, which know sandboxes by their records: whose these are makes no difference."""
+
+of_an_executor = pytest.mark.parametrize("world", ["executor"], indirect=True)
+"""For tests of what only an executor has: addresses, keys and owners."""
 
 
 @contextmanager
@@ -456,3 +459,177 @@ def test_attach_that_fails_leaves_the_sandbox_as_it_was(world: World) -> None:
         assert two.run("%sandbox attach no-such-one").error["ename"] == "NotFoundError"
         two.run(f"%sandbox attach {sandbox_id}")
         assert two.run("x").result == "1"
+
+
+STOPS = '--SandboxSession.approvals={"stop": "allow"}'
+
+
+def test_stop_that_fails_leaves_an_orphan_that_can_be_stopped(world: World) -> None:
+    with quiet(world.kernel("a", STOPS)) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        world.part()
+        failed = front_end.run("%sandbox stop").error
+        assert failed["ename"] in ("SandboxConnectionError", "SandboxTimeoutError")
+        assert f"The sandbox {sandbox_id} may still run" in failed["evalue"]
+        assert world.record(sandbox_id).is_orphan
+        world.join()
+        listed = front_end.run("%sandbox list").stream()
+        assert (sandbox_id in listed, "orphan" in listed) == (True, True)
+        # It is not gone on with: it was to end.
+        assert front_end.run("'x' in dir()").result == "False"
+        assert sandbox_id in world.sandboxes
+        assert front_end.run(f"%sandbox stop {sandbox_id}").stream() == f"The sandbox {sandbox_id} is stopped.\n"
+        assert sandbox_id not in world.sandboxes
+        assert world.records.find(sandbox_id) == []
+
+
+def test_shutdown_that_reaches_nobody_leaves_an_orphan(world: World) -> None:
+    # With a copy of the folder it would be left on purpose, with the changes that nobody could fetch.
+    kernel = world.kernel("a", "--Workspace.mode=private")
+    front_end = kernel.front_end()
+    front_end.run("x = 1")
+    sandbox_id = world.sandbox_of(kernel)
+    world.part()
+    front_end.ask("shutdown_request", {"restart": False}, channel="control")
+    kernel.process.wait(PATIENCE)
+    assert world.record(sandbox_id).is_orphan
+    world.join()
+    with quiet(world.kernel("a")) as again:
+        assert again.run("'x' in dir()").result == "False"
+    assert world.cli("stop", "--orphans").stdout == f"The sandbox {sandbox_id} is stopped.\n"
+    assert sandbox_id not in world.sandboxes
+
+
+@of_an_executor
+def test_record_outlives_who_looks_at_another_address_or_with_anothers_key(world: ExecutorWorld) -> None:
+    front_end = world.kernel("a", notebook="/n/one.ipynb").front_end()
+    front_end.run("x = 1")
+    sandbox_id = world.sandbox_of(world.kernels[0])
+    front_end.run("%sandbox detach")
+    before = world.record(sandbox_id)
+    assert before.owner == "ann"
+    world.changed = {"address": f"127.0.0.1:{world.proxy.port}"}
+    with quiet(world.kernel("b", STOPS)) as elsewhere:
+        refused = elsewhere.run(f"%sandbox attach {sandbox_id}").error
+        assert refused["ename"] == "NotFoundError"
+        assert f"is at localhost:{world.proxy.port}; the configuration says 127.0.0.1" in refused["evalue"]
+        assert world.record(sandbox_id) == before
+    world.executor.add_key("bob")
+    world.changed = {"key_file": world.executor.key_file("bob")}
+    with quiet(world.kernel("c", STOPS)) as another:
+        refused = another.run(f"%sandbox attach {sandbox_id}").error
+        assert refused["ename"] == "SessionError"
+        assert "is ann's at localhost" in refused["evalue"]
+        assert "and you are bob there" in another.run(f"%sandbox stop {sandbox_id}").stream()
+        world.until(lambda: world.record(sandbox_id) == before)
+    world.changed = {}
+    front_end.run("%sandbox attach")
+    assert front_end.run("x").result == "1"
+
+
+@of_an_executor
+def test_notebook_whose_key_became_anothers_leaves_its_sandbox(world: ExecutorWorld) -> None:
+    first = world.kernel("a")
+    first.front_end().run("x = 1")
+    sandbox_id = world.sandbox_of(first)
+    kill(first)
+    world.executor.add_key("bob")
+    world.changed = {"key_file": world.executor.key_file("bob")}
+    with quiet(world.kernel("a")) as again:
+        fresh = again.run("'x' in dir()")
+        assert fresh.result == "False"
+        assert fresh.stream("stderr").startswith(f"The sandbox {sandbox_id} is ann's at localhost")
+        assert world.record(sandbox_id).is_orphan
+    assert sandbox_id in world.sandboxes
+
+
+@of_an_executor
+def test_record_goes_with_a_restarted_executor(world: ExecutorWorld) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        front_end.run("%sandbox detach")
+        world.executor.kill()
+        world.executor.start()
+        assert front_end.run(f"%sandbox attach {sandbox_id}").error["ename"] == "NotFoundError"
+        assert world.records.find(sandbox_id) == []
+
+
+def test_interrupted_attach_leaves_the_sandbox_as_it_was(world: World) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        front_end.run("%sandbox detach")
+        before = world.record(sandbox_id)
+        world.part()
+        attaching = front_end.cell("%sandbox attach")
+        world.until(lambda: world.record(sandbox_id).has_owner)
+        front_end.interrupt()
+        front_end.finish(attaching)
+        assert attaching.error["ename"] == "KeyboardInterrupt"
+        world.join()
+        assert world.record(sandbox_id) == before
+        assert front_end.run("'x' in dir()").result == "False"
+        assert world.record(sandbox_id) == before
+        front_end.run("%sandbox stop")
+        front_end.run("%sandbox attach")
+        assert front_end.run("x").result == "1"
+
+
+@of_an_executor
+def test_list_asks_the_executor_which_sandboxes_exist_and_how_they_are(world: ExecutorWorld) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        front_end.run("%sandbox detach")
+        # Its age and for how long it is idle.
+        assert re.search(r"detached +\d+ s +\d+ s +gone", front_end.run("%sandbox list").stream())
+        world.part()
+        said = world.cli("list")
+        assert sandbox_id in said.stdout
+        assert "is what was known last" in said.stderr
+        world.join()
+        world.executor.kill()
+        world.executor.start()
+        assert world.cli("list").stdout == "There are no sandboxes.\n"
+        assert world.records.all() == []
+
+
+@of_an_executor
+def test_attach_offers_no_sandbox_that_is_gone(world: ExecutorWorld) -> None:
+    with quiet(world.kernel("a")) as front_end:
+        for _ in range(2):
+            front_end.run("x = 1")
+            front_end.run("%sandbox detach")
+        world.executor.kill()
+        world.executor.start()
+        assert "There is no sandbox to attach to" in front_end.run("%sandbox attach").error["evalue"]
+        assert world.records.all() == []
+
+
+@of_an_executor
+def test_sandbox_that_the_executor_paused_is_listed_as_paused(world: ExecutorWorld) -> None:
+    world.executor.terminate()
+    world.executor.configure({"idle_timeout": 0.5})
+    world.executor.start()
+    with quiet(world.kernel("a")) as front_end:
+        front_end.run("x = 1")
+        front_end.run("%sandbox detach")
+        world.until(lambda: " paused " in front_end.run("%sandbox list").stream())
+        front_end.run("%sandbox attach")
+        assert front_end.run("x").result == "1"
+
+
+def test_refused_attach_changes_no_record_whatever_was_attached_before(world: World) -> None:
+    with quiet(world.kernel("a")) as one, quiet(world.kernel("b")) as two:
+        one.run("x = 1")
+        sandbox_id = world.sandbox_of(world.kernels[0])
+        two.run("x = 2")
+        for line in ("detach", "attach", "stop"):
+            assert two.run(f"%sandbox {line}").status == "ok"
+        for _ in range(2):
+            assert two.run(f"%sandbox attach {sandbox_id}").error["ename"] == "SessionError"
+            assert [record.sandbox_id for record in world.records.all()] == [sandbox_id]
+            assert world.record(sandbox_id).has_owner
+        assert one.run("x").result == "1"

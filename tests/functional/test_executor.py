@@ -39,7 +39,7 @@ from sandbox_kernel.errors import (
 )
 from sandbox_kernel.executor.server import ExecutorServer
 from sandbox_kernel.executor_api import executor_pb2 as pb
-from sandbox_kernel.executor_api.protocol import METHODS, SERVICE
+from sandbox_kernel.executor_api.protocol import METHODS, PROTOCOL, SERVICE
 from sandbox_kernel.providers.base import SandboxSpec
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from sandbox_kernel.providers.executor.sandbox import ExecutorSandbox
@@ -181,6 +181,19 @@ async def raw(executor: ExecutorProcess, name: str, request: Any, metadata: dict
         return await call(request, metadata=tuple(metadata.items()), timeout=PATIENCE)
 
 
+@pytest.mark.parametrize("name", ["Create", "ListFiles", "Link"])
+async def test_a_request_that_is_no_message_is_the_clients_fault(executor: ExecutorProcess, name: str) -> None:
+    metadata = {"authorization": f"Bearer {executor.keys['ann']}", "sandbox-protocol": str(PROTOCOL)}
+    method = METHODS[name]
+    async with grpc.aio.insecure_channel(executor.address) as channel:
+        call = channel.stream_stream(method.path)(
+            iter([b"\xff\xff\xff"]), metadata=(*metadata.items(), ("sandbox-call", "unreadable")), timeout=PATIENCE
+        )
+        with pytest.raises(grpc.aio.AioRpcError, match="no message of this method") as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_an_executor_of_another_version_says_so(tmp_path: Path, executor: ExecutorProcess) -> None:
     config = Config(
         Executor={"address": "127.0.0.1:0", "keys_file": str(executor.folder / "keys")},
@@ -189,7 +202,7 @@ async def test_an_executor_of_another_version_says_so(tmp_path: Path, executor: 
     server = ExecutorServer(config, version=99)
     port = await server.start()
     try:
-        with pytest.raises(ConfigurationError, match=r"version 99 .* version 1: install the same version"):
+        with pytest.raises(ConfigurationError, match=r"version 99 .* version 2: install the same version"):
             await provider(executor, address=f"localhost:{port}").create(SPEC)
     finally:
         await server.stop()
@@ -462,6 +475,23 @@ async def test_another_client_finds_variables_and_files(executor: ExecutorProces
     await found.close()
     with pytest.raises(SandboxLostError, match="a client has closed it"):
         await sandbox.open_link()
+
+
+async def test_names_of_files_that_are_no_text_travel_as_they_are(executor: ExecutorProcess) -> None:
+    sandbox = await provider(executor).create(SPEC)
+    assert isinstance(sandbox, ExecutorSandbox)
+    assert sandbox.files is not None
+    name = os.fsdecode(b"\xff \xc3\xa4.txt")
+    await sandbox.files.write(name, pieces(b"here"))
+    assert await output(sandbox, "printf %s * | od -An -tx1") == " ff 20 c3 a4 2e 74 78 74\n"
+    assert [one.path async for one in sandbox.files.list("*")] == [name]
+    assert [one.path async for one in sandbox.files.list(name)] == [name]
+    assert [data async for data in sandbox.files.read(name)] == [b"here"]
+    await sandbox.files.remove(name)
+    for missing in (name, "\ud800"):
+        with pytest.raises(SandboxError, match="cannot be removed"):
+            await sandbox.files.remove(missing)
+    await sandbox.close()
 
 
 async def test_idle_sandboxes_are_paused_then_closed_and_computing_is_not_idle(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,3 +136,17 @@ def test_an_executor_that_is_not_there_is_told_and_found_when_it_is(executor: Ex
             assert front_end.run("1").error["ename"] == "SandboxConnectionError"
             own.start()
             assert front_end.run("1").result == "1"
+
+
+def test_file_whose_name_is_no_text_keeps_nobody_from_the_others(executor: ExecutorProcess, tmp_path: Path) -> None:
+    approvals = '--SandboxSession.approvals={"download": "allow", "upload": "allow"}'
+    with running(tmp_path, approvals, "--Workspace.mode=private", *executor.arguments()) as kernel:
+        front_end = kernel.front_end()
+        front_end.run("for name in (b'odd\\xfe', b'odd.txt'): open(name, 'w').write('from there')")
+        listed = shown(front_end, "%sandbox files")
+        assert ("odd.txt" in listed, "udcfe" in listed) == (True, True)
+        assert "1 file" in shown(front_end, "%sandbox download odd* --to fetched")
+        assert [path.name for path in (tmp_path / "fetched").iterdir()] == ["odd.txt"]
+        (tmp_path / os.fsdecode(b"odd\xfe")).write_text("from here")
+        assert front_end.run("%sandbox upload odd*").status == "ok"
+        assert front_end.run("open(b'odd\\xfe').read()").result == "'from here'"

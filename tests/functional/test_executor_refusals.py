@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -92,6 +95,63 @@ def test_plaintext_to_a_port_with_tls_is_told(tmp_path: Path, authority: Authori
         executor.configure({"certificate_file": "", "private_key_file": ""})
         executor.start()
         assert front_end.run("1").result == "1"
+
+
+def test_files_of_the_client_that_cannot_be_used_are_named(tmp_path: Path, authority: Authority) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("no certificate\n")
+    certificate, _ = authority.issue("client")
+    _, key = authority.issue("other")
+    wrong = {
+        "holds no certificates": {"ca_file": str(empty)},
+        "private_key_file, .*is not that of the certificate": {
+            "ca_file": authority.file,
+            "certificate_file": certificate,
+            "private_key_file": key,
+        },
+        "are no certificate": {
+            "ca_file": authority.file,
+            "certificate_file": certificate,
+            "private_key_file": str(empty),
+        },
+    }
+    with serving(tmp_path / "executor", Executor=authority.server()) as executor:
+        for number, (message, options) in enumerate(wrong.items()):
+            with running(tmp_path / f"kernel-{number}", *executor.arguments(**options)) as kernel:
+                error = refused(kernel.front_end())
+                assert error["ename"] == "ConfigurationError"
+                assert re.search(message, error["evalue"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "name", "message"),
+    [
+        (b"", "SandboxConnectionError", "does not answer"),
+        (b"500 what do you want?\n", "ConfigurationError", "another service, which does not speak gRPC"),
+    ],
+)
+def test_a_port_that_is_no_executors_is_told(
+    executor: ExecutorProcess, tmp_path: Path, answer: bytes, name: str, message: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            # Kept open till the end: who is silent does not close the connection.
+            with ExitStack() as clients, suppress(OSError):
+                while True:
+                    client = clients.enter_context(listener.accept()[0])
+                    with suppress(OSError):
+                        client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with running(tmp_path, *executor.arguments(address=address)) as kernel:
+            error = refused(kernel.front_end())
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert error["ename"] == name
+    assert message in error["evalue"]
 
 
 def test_sandboxes_of_others_and_unknown_ones_are_the_same(executor: ExecutorProcess, tmp_path: Path) -> None:

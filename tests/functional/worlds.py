@@ -211,6 +211,8 @@ class ExecutorWorld(World):
         super().__init__(folder)
         self.executor = ExecutorProcess(folder / "executor")
         self.proxy = ChaosProxy(lambda: ("127.0.0.1", self.executor.port))
+        self.changed: dict[str, Any] = {}
+        """Options that are others for the next kernel or command."""
 
     @property
     def sandboxes(self) -> list[str]:
@@ -244,6 +246,7 @@ class ExecutorWorld(World):
             "key_file": self.executor.key_file(),
             "keepalive": 1.0,
             "keepalive_timeout": 1.0,
+            **self.changed,
         }
 
     def close(self) -> None:

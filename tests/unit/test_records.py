@@ -200,7 +200,7 @@ def test_process_on_another_machine_lives_as_long_as_its_lease() -> None:
 def test_file_of_the_first_version_is_carried_over(file: RecordFile) -> None:
     file.add(RECORD)
     old = sqlite3.connect(file.path)
-    added = ("kernel_host", "lease_until", "idle_since", "hourly_cost", "ending", "place")
+    added = ("kernel_host", "lease_until", "idle_since", "hourly_cost", "ending", "place", "owner")
     for column in added:
         old.execute(f"ALTER TABLE sandboxes DROP COLUMN {column}")
     old.execute("PRAGMA user_version = 1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -52,8 +53,15 @@ def _add_one(families: Any, name: str, text: str, nargs: str | None = None) -> A
 
 
 def show_list(arguments: Namespace) -> int:
-    """Print the sandboxes that exist; forget those that have gone with their kernel process."""
-    records = present(RecordFile())
+    """Print the sandboxes that exist; forget those that have gone."""
+    from sandbox_kernel.configuration import load_configuration
+
+    config, said = load_configuration([])
+    if said.error is not None:
+        raise said.error
+    records, silent = asyncio.run(look(RecordFile(), config))
+    for text in silent:
+        print(text, file=sys.stderr)
     if arguments.json:
         print(json.dumps([{**asdict(record), "has_owner": record.has_owner} for record in records], indent=2))
     else:
@@ -153,6 +161,19 @@ def present(file: RecordFile) -> list[SessionRecord]:
         if record.is_stale:
             file.remove(record.provider, record.sandbox_id)
     return [record for record in records if not record.is_stale]
+
+
+async def look(file: RecordFile, config: Config) -> tuple[Sequence[SessionRecord], Sequence[str]]:
+    """Return the records of sandboxes that exist, as far as their providers can say now, and who cannot.
+
+    Those that have gone are forgotten.
+    """
+    from sandbox_kernel.inquiry import ask_all
+
+    answer = await ask_all(await asyncio.to_thread(present, file), config)
+    for record in answer.gone:
+        await asyncio.to_thread(file.remove, record.provider, record.sandbox_id)
+    return answer.records, answer.silent
 
 
 def list_text(records: Sequence[SessionRecord]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from sandbox_kernel.errors import (
     AuthenticationError,
@@ -18,6 +19,7 @@ from sandbox_kernel.errors import (
     SandboxKernelError,
 )
 from sandbox_kernel.events import EventLog
+from sandbox_kernel.executor_api.names import printable
 from sandbox_kernel.executor_api.protocol import (
     BEARER,
     CALL,
@@ -51,6 +53,13 @@ class Caller:
     correlation_id: str
 
 
+class UnreadableError(InvocationError):
+    """A request that is no message of its method."""
+
+
+UNREADABLE = object()
+"""Stands for a message that could not be read: gRPC tells a client nothing of use when its reading fails."""
+
 Reply = Callable[[Caller, Any], Awaitable[Any]]
 Replies = Callable[[Caller, Any], AsyncIterator[Any]]
 Conversation = Callable[[Caller, "CallStream"], Awaitable[None]]
@@ -66,6 +75,7 @@ class CallStream:
     async def read(self) -> Any:
         """Return the next message; None when the client sends no more."""
         message = await self._context.read()
+        _check_readable(message)
         return None if message is grpc.aio.EOF else message
 
     async def write(self, message: Any) -> None:
@@ -89,6 +99,7 @@ class Calls:
     def _wrapped(self, method: Method, function: Any) -> grpc.RpcMethodHandler[Any, Any]:
         async def unary(request: Any, context: Any) -> Any:
             async def answer(caller: Caller) -> Any:
+                _check_readable(request)
                 key = (caller.owner, method.name, caller.number)
                 return await self._numbers.run(key, lambda: function(caller, request))
 
@@ -96,6 +107,7 @@ class Calls:
 
         async def streaming(request: Any, context: Any) -> None:
             async def answer(caller: Caller) -> None:
+                _check_readable(request)
                 async for reply in function(caller, request):
                     await context.write(reply)
 
@@ -105,7 +117,7 @@ class Calls:
             await self._serve(method, context, lambda caller: function(caller, CallStream(context)))
 
         serializers: dict[str, Any] = {
-            "request_deserializer": method.request_codec[1],
+            "request_deserializer": _lenient(method.request_codec[1]),
             "response_serializer": method.reply_codec[0],
         }
         if method.streams_requests:
@@ -123,6 +135,8 @@ class Calls:
             caller = self._admit(metadata)
             result = await answer(caller)
             code = grpc.StatusCode.OK
+        except UnreadableError as exc:
+            code, kind, error = grpc.StatusCode.INVALID_ARGUMENT, InvocationError.__name__, str(exc)
         except SandboxKernelError as exc:
             code, kind = status_of(exc)
             error = str(exc)
@@ -135,7 +149,7 @@ class Calls:
         finally:
             self._note(method, caller, code, error, time.monotonic() - began)
         if error:
-            await context.abort(code, error[:MAX_DETAILS], ((ERROR, kind),))
+            await context.abort(code, printable(error)[:MAX_DETAILS], ((ERROR, kind),))
         return result
 
     def _admit(self, metadata: Mapping[str, str]) -> Caller:
@@ -171,3 +185,18 @@ class Calls:
             seconds=round(seconds, 4),
             **({"error": error} if error else {}),
         )
+
+
+def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return UNREADABLE
+
+    return read
+
+
+def _check_readable(message: Any) -> None:
+    if message is UNREADABLE:
+        raise UnreadableError("The request is no message of this method.")

@@ -146,4 +146,5 @@ class HostedSandbox:
             idle=time.monotonic() - self._used,
             details=self.sandbox.describe(),
             closes=closes,
+            owner=self.owner,
         )

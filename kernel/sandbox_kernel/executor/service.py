@@ -9,6 +9,7 @@ from contextlib import suppress
 import sandbox_kernel
 from sandbox_kernel.errors import InvocationError, QuotaError, SandboxKernelError
 from sandbox_kernel.executor_api import executor_pb2 as pb
+from sandbox_kernel.executor_api.names import to_bytes, to_text
 from sandbox_kernel.executor_api.protocol import PROTOCOL
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
 
@@ -118,7 +119,7 @@ class Service:
         hosted = await self._running(caller, request.sandbox_id)
         limit = request.limit if request.HasField("limit") else None
         with hosted.errands.files() as files:
-            async for data in files.read(request.path, limit=limit):
+            async for data in files.read(to_text(request.path), limit=limit):
                 hosted.touch()
                 yield pb.FileChunk(data=data)
 
@@ -134,7 +135,7 @@ class Service:
         upload = _Upload(self._sandboxes, caller.owner, hosted, stream)
         with hosted.errands.files() as files:
             try:
-                written = await files.write(header.path, upload.chunks(), mode=header.mode & 0o777)
+                written = await files.write(to_text(header.path), upload.chunks(), mode=header.mode & 0o777)
             except BaseException as exc:
                 upload.forget()
                 if isinstance(exc, SandboxKernelError):
@@ -154,7 +155,7 @@ class Service:
         """Remove a file or folder."""
         hosted = await self._running(caller, request.sandbox_id)
         with hosted.errands.files() as files:
-            await files.remove(request.path, recursive=request.recursive)
+            await files.remove(to_text(request.path), recursive=request.recursive)
         return pb.RemoveFileReply()
 
     # ---- commands and the link
@@ -240,7 +241,7 @@ async def _batches(files: SandboxFiles, request: pb.ListFilesRequest) -> AsyncIt
     batch: list[pb.FileEntry] = []
     limit = min(request.limit or MAX_LISTED, MAX_LISTED)
     try:
-        async for entry in files.list(request.pattern, recursive=request.recursive, limit=limit):
+        async for entry in files.list(to_text(request.pattern), recursive=request.recursive, limit=limit):
             batch.append(_entry(entry))
             if len(batch) == ENTRIES:
                 yield batch
@@ -255,4 +256,5 @@ async def _batches(files: SandboxFiles, request: pb.ListFilesRequest) -> AsyncIt
 
 
 def _entry(entry: FileEntry) -> pb.FileEntry:
-    return pb.FileEntry(path=entry.path, kind=entry.kind, size=entry.size, modified=entry.modified, mode=entry.mode)
+    path = to_bytes(entry.path)
+    return pb.FileEntry(path=path, kind=entry.kind, size=entry.size, modified=entry.modified, mode=entry.mode)

@@ -37,7 +37,7 @@ class SandboxRequest(_message.Message):
     def __init__(self, sandbox_id: _Optional[str] = ...) -> None: ...
 
 class SandboxInfo(_message.Message):
-    __slots__ = ("sandbox_id", "state", "created", "isolation", "label", "linked", "idle", "details", "closes")
+    __slots__ = ("sandbox_id", "state", "created", "isolation", "label", "linked", "idle", "details", "closes", "owner")
     class DetailsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class SandboxInfo(_message.Message):
     IDLE_FIELD_NUMBER: _ClassVar[int]
     DETAILS_FIELD_NUMBER: _ClassVar[int]
     CLOSES_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
     state: str
     created: float
@@ -63,7 +64,8 @@ class SandboxInfo(_message.Message):
     idle: float
     details: _containers.ScalarMap[str, str]
     closes: float
-    def __init__(self, sandbox_id: _Optional[str] = ..., state: _Optional[str] = ..., created: _Optional[float] = ..., isolation: _Optional[str] = ..., label: _Optional[str] = ..., linked: bool = ..., idle: _Optional[float] = ..., details: _Optional[_Mapping[str, str]] = ..., closes: _Optional[float] = ...) -> None: ...
+    owner: str
+    def __init__(self, sandbox_id: _Optional[str] = ..., state: _Optional[str] = ..., created: _Optional[float] = ..., isolation: _Optional[str] = ..., label: _Optional[str] = ..., linked: bool = ..., idle: _Optional[float] = ..., details: _Optional[_Mapping[str, str]] = ..., closes: _Optional[float] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class CloseReply(_message.Message):
     __slots__ = ()
@@ -101,9 +103,9 @@ class ReadFileRequest(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    path: str
+    path: bytes
     limit: int
-    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[bytes] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class FileChunk(_message.Message):
     __slots__ = ("data",)
@@ -117,9 +119,9 @@ class WriteFileHeader(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    path: str
+    path: bytes
     mode: int
-    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[str] = ..., mode: _Optional[int] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[bytes] = ..., mode: _Optional[int] = ...) -> None: ...
 
 class WriteFileChunk(_message.Message):
     __slots__ = ("header", "data", "whole")
@@ -148,10 +150,10 @@ class ListFilesRequest(_message.Message):
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    pattern: str
+    pattern: bytes
     recursive: bool
     limit: int
-    def __init__(self, sandbox_id: _Optional[str] = ..., pattern: _Optional[str] = ..., recursive: bool = ..., limit: _Optional[int] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., pattern: _Optional[bytes] = ..., recursive: bool = ..., limit: _Optional[int] = ...) -> None: ...
 
 class FileEntry(_message.Message):
     __slots__ = ("path", "kind", "size", "modified", "mode")
@@ -160,12 +162,12 @@ class FileEntry(_message.Message):
     SIZE_FIELD_NUMBER: _ClassVar[int]
     MODIFIED_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
-    path: str
+    path: bytes
     kind: str
     size: int
     modified: float
     mode: int
-    def __init__(self, path: _Optional[str] = ..., kind: _Optional[str] = ..., size: _Optional[int] = ..., modified: _Optional[float] = ..., mode: _Optional[int] = ...) -> None: ...
+    def __init__(self, path: _Optional[bytes] = ..., kind: _Optional[str] = ..., size: _Optional[int] = ..., modified: _Optional[float] = ..., mode: _Optional[int] = ...) -> None: ...
 
 class FileList(_message.Message):
     __slots__ = ("entries",)
@@ -179,9 +181,9 @@ class RemoveFileRequest(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
-    path: str
+    path: bytes
     recursive: bool
-    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[str] = ..., recursive: bool = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., path: _Optional[bytes] = ..., recursive: bool = ...) -> None: ...
 
 class RemoveFileReply(_message.Message):
     __slots__ = ()

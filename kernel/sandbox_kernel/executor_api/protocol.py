@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from . import executor_pb2 as pb
 from . import link_chunks
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by a change that the other end has to know of. Both ends must have the same."""
 SERVICE = "sandbox_kernel.executor.v1.Executor"
 

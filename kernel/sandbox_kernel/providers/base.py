@@ -64,6 +64,8 @@ class SandboxRecord:
     state: str
     created: float
     """Seconds since the epoch."""
+    idle: float | None = None
+    """Seconds since anybody used it; None if the provider does not know."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class Sandbox(ABC):
 
     provider_name: str
     sandbox_id: str
+    owner: str = ""
+    """Whose it is, as its provider knows people; "" if it does not tell them apart."""
     isolation: IsolationLevel
     files: SandboxFiles | None = None
     """The provider's own way to files, where it has a quicker one than the link; None: they go through the bridge."""
@@ -277,6 +281,13 @@ class Provider(Configurable):
     @abstractmethod
     async def list(self) -> Sequence[SandboxRecord]:
         """Return the sandboxes of this user that exist at the provider now."""
+
+    async def owner(self) -> str:
+        """Return whose sandboxes `connect` and `list` find, as the provider knows this user; "" if that is all one.
+
+        Asked where a recorded sandbox is not found: another's may live on. Raises SandboxError.
+        """
+        return ""
 
     def host_python(self) -> str:
         """Return the interpreter on this machine whose environment the cells see; "" if it is not on this machine.

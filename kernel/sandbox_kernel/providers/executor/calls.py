@@ -29,7 +29,7 @@ from sandbox_kernel.executor_api.protocol import (
 )
 from sandbox_kernel.executor_api.statuses import RETRIED, error_class
 from sandbox_kernel.providers.executor.connection import Connection
-from sandbox_kernel.providers.executor.probe import Refusal, explain
+from sandbox_kernel.providers.executor.probe import SILENT, Refusal, explain
 from sandbox_kernel.retry import RetryPolicy
 
 POLICY = RetryPolicy(attempts=3, first_delay=0.1, longest_delay=2.0, jitter=0.2)
@@ -46,6 +46,8 @@ class Calls:
         self._closing: set[asyncio.Task[None]] = set()
         self._reachable = False
         """Whether a connection of our own could be made when gRPC had none."""
+        self._silent = False
+        """Whether something took that connection and said nothing: who tries again waits as long again."""
 
     def renew(self) -> None:
         """Change to a new connection: nothing comes over this one, of which gRPC may not know for minutes."""
@@ -88,16 +90,17 @@ class Calls:
         """Return what a call returns, which is made again where that may help: under the same number.
 
         ``make`` is told whether to wait for a connection: after a loss gRPC lets some time pass before it makes
-        another, and would refuse calls till then, though the executor can be reached.
+        another, and would refuse calls till then, though the executor can be reached. Who is silent is not asked
+        again here: that costs seconds each time.
         """
-        attempt, self._reachable = 1, False
+        attempt, self._reachable, self._silent = 1, False, False
         while True:
             try:
                 return await make(attempt > 1 and self._reachable)
             except grpc.aio.AioRpcError as exc:
                 last = attempt >= POLICY.attempts or exc.code() not in RETRIED
                 error = await self.error(exc, **ids)
-                if last or isinstance(error, ConfigurationError):
+                if last or self._silent or isinstance(error, ConfigurationError):
                     raise error from exc
             await asyncio.sleep(POLICY.delay_at_random(attempt))
             attempt += 1
@@ -145,7 +148,7 @@ class Calls:
             reason = await explain(self.connection)
         except Refusal as refusal:
             return ConfigurationError(f"{where}: {refusal}.")
-        self._reachable = not reason
+        self._reachable, self._silent = not reason, reason == SILENT
         return _made(SandboxConnectionError, f"{where}: {reason or text}.", **ids)
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from sandbox_kernel.executor_api import executor_pb2 as pb
+from sandbox_kernel.executor_api.names import printable
 from sandbox_kernel.providers.base import SandboxRecord
 
 from .calls import Calls
@@ -27,9 +28,13 @@ class ExecutorClient:
         reply = await self._calls.unary("Greet", pb.GreetRequest())
         return f"version {reply.version}, you are {reply.owner}{', it is shutting down' if reply.draining else ''}"
 
+    async def owner(self) -> str:
+        """Return whose the key is."""
+        return str((await self._calls.unary("Greet", pb.GreetRequest())).owner)
+
     async def create(self, label: str, kernel_arguments: Sequence[str], correlation_id: str) -> ExecutorSandbox:
         """Have a sandbox made. A call that takes long is made again, and waits for the same sandbox."""
-        request = pb.CreateRequest(label=label, kernel_arguments=kernel_arguments)
+        request = pb.CreateRequest(label=printable(label), kernel_arguments=kernel_arguments)
         info = await self._calls.unary("Create", request, correlation_id=correlation_id)
         return ExecutorSandbox(self._calls, info, correlation_id)
 
@@ -44,4 +49,4 @@ class ExecutorClient:
     async def list(self) -> list[SandboxRecord]:
         """Return this owner's sandboxes."""
         reply = await self._calls.unary("List", pb.ListRequest())
-        return [SandboxRecord(one.sandbox_id, one.state, one.created) for one in reply.sandboxes]
+        return [SandboxRecord(one.sandbox_id, one.state, one.created, one.idle) for one in reply.sandboxes]

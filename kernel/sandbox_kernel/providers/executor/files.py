@@ -11,6 +11,7 @@ import grpc
 
 from sandbox_kernel.errors import InvocationError, QuotaError
 from sandbox_kernel.executor_api import executor_pb2 as pb
+from sandbox_kernel.executor_api.names import to_bytes, to_text
 from sandbox_kernel.executor_api.protocol import CHUNK
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
 
@@ -26,14 +27,14 @@ class ExecutorFiles(SandboxFiles):
         self._sandbox_id = str(ids["sandbox_id"])
 
     async def read(self, path: str, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
-        request = pb.ReadFileRequest(sandbox_id=self._sandbox_id, path=path, limit=limit)
+        request = pb.ReadFileRequest(sandbox_id=self._sandbox_id, path=to_bytes(path), limit=limit)
         async with self._begun("ReadFile", request) as call:
             while (chunk := await self._next(call)) is not None:
                 yield chunk.data
 
     async def write(self, path: str, chunks: AsyncIterable[bytes], *, mode: int = 0o644) -> int:
         async with self._begun("WriteFile") as call:
-            header = pb.WriteFileHeader(sandbox_id=self._sandbox_id, path=path, mode=mode)
+            header = pb.WriteFileHeader(sandbox_id=self._sandbox_id, path=to_bytes(path), mode=mode)
             await self._send(call, pb.WriteFileChunk(header=header))
             allowed = await self._reply(call)
             ended = asyncio.ensure_future(self._reply(call, waits=False))
@@ -77,14 +78,16 @@ class ExecutorFiles(SandboxFiles):
     async def list(
         self, pattern: str, *, recursive: bool = False, limit: int = 100_000
     ) -> AsyncGenerator[FileEntry, None]:
-        request = pb.ListFilesRequest(sandbox_id=self._sandbox_id, pattern=pattern, recursive=recursive, limit=limit)
+        request = pb.ListFilesRequest(
+            sandbox_id=self._sandbox_id, pattern=to_bytes(pattern), recursive=recursive, limit=limit
+        )
         async with self._begun("ListFiles", request) as call:
             while (batch := await self._next(call)) is not None:
                 for one in batch.entries:
-                    yield FileEntry(one.path, one.kind, one.size, one.modified, one.mode)
+                    yield FileEntry(to_text(one.path), one.kind, one.size, one.modified, one.mode)
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
-        request = pb.RemoveFileRequest(sandbox_id=self._sandbox_id, path=path, recursive=recursive)
+        request = pb.RemoveFileRequest(sandbox_id=self._sandbox_id, path=to_bytes(path), recursive=recursive)
         await self._calls.unary("RemoveFile", request, **self._ids)
 
     @asynccontextmanager

@@ -85,6 +85,10 @@ class ExecutorProvider(Provider):
             self._client = None
             raise
 
+    async def owner(self) -> str:
+        with self._refusals_noted():
+            return await self._connected().owner()
+
     async def list(self) -> Sequence[SandboxRecord]:
         return await self._connected().list()
 

@@ -41,6 +41,7 @@ class ExecutorSandbox(Sandbox):
 
     def __init__(self, calls: Calls, info: pb.SandboxInfo, correlation_id: str = "") -> None:
         self.sandbox_id = info.sandbox_id
+        self.owner = info.owner
         self.isolation = _isolation(info.isolation)
         self._calls = calls
         self._ids: dict[str, Any] = {"sandbox_id": info.sandbox_id, "correlation_id": correlation_id}

@@ -18,6 +18,8 @@ from .tool import Arguments
 
 START_TIMEOUT = 30.0
 """Seconds in which a server must have told its tools."""
+CLOSE_TIMEOUT = 5.0
+"""Seconds in which a server must have ended by itself, and then by force."""
 MAX_PAGES = 100
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -36,6 +38,7 @@ class McpServer:
         self._client: Any = None
         self._ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_there = False
         # What a server writes there would stand in the notebook's server's log, if anywhere.
         self._complaints: TextIO = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open while it runs
 
@@ -49,7 +52,8 @@ class McpServer:
             return await ready
         reason = f"it did not answer within {START_TIMEOUT:g} s"
         if self._task.done() and (error := self._task.exception()) is not None:
-            reason = _reason(error) + self._last_words()
+            reason = _reason(error)
+        reason += self._last_words()
         await self.close()
         raise ConfigurationError(f"Tools.mcp_servers: the server {self._name!r} cannot be used: {reason}.")
 
@@ -66,6 +70,7 @@ class McpServer:
                 if not page.next_cursor:
                     break
                 page = await client.list_tools(cursor=page.next_cursor)
+            self._is_there = True
             ready.set_result(found)
             await self._ending.wait()
 
@@ -112,11 +117,12 @@ class McpServer:
         """End the connection. Idempotent."""
         self._ending.set()
         if self._task is not None:
-            _, late = await asyncio.wait([self._task], timeout=5)
-            if late:
-                self._task.cancel()
-                await asyncio.wait([self._task])
-            if not self._task.cancelled():
+            if self._is_there:
+                await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT)
+            # One that never answered has nothing to end by itself.
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT)
+            if self._task.done() and not self._task.cancelled():
                 # Looked at, whatever it is: nobody waits for it any more.
                 self._task.exception()
         self._client = None

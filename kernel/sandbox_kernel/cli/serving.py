@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,10 @@ from sandbox_kernel.errors import CommandError, ConfigurationError
 
 if TYPE_CHECKING:
     from sandbox_kernel.tools.workshop.server import ToolServer
+
+
+GRACE = 3
+"""Seconds that calls under way get to end when the server is ended."""
 
 
 def add_commands(families: Any) -> None:
@@ -68,5 +73,16 @@ async def _serve(arguments: Namespace) -> None:
 async def _serve_http(server: ToolServer, arguments: Namespace) -> None:
     import uvicorn
 
-    settings = uvicorn.Config(server.app(arguments.host), host=arguments.host, port=arguments.port, log_level="warning")
-    await uvicorn.Server(settings).serve()
+    settings = uvicorn.Config(
+        server.app(arguments.host),
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE,
+    )
+    # Once it has ended by a signal, uvicorn sends that again; sandboxes are still to be given back then.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        await uvicorn.Server(settings).serve()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import json
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sandbox_kernel import __version__
 from sandbox_kernel.errors import (
     SandboxKernelError,
     ToolArgumentsError,
+    ToolExecutionError,
     ToolTimeoutError,
     UnknownToolError,
 )
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 4 * 1024 * 1024
 RUN_CODE = "run_code"
+T = TypeVar("T")
 _STATUS: dict[type[Exception], int] = {ToolArgumentsError: 422, UnknownToolError: 404, ToolTimeoutError: 504}
 
 
@@ -124,13 +127,32 @@ class ToolServer:
             arguments = json.loads(await _body(request))
             if not isinstance(arguments, dict):
                 raise ToolArgumentsError("The body is a JSON object of arguments.")
-            value = await self.call(request.path_params["name"], arguments)
+            value = await _while_there(request, self.call(request.path_params["name"], arguments))
         except (ValueError, RecursionError) as exc:
             return JSONResponse({"error": "ToolArgumentsError", "message": f"The body is no JSON: {exc}"}, 400)
         except SandboxKernelError as exc:
             said = {"error": type(exc).__name__, "message": str(exc)}
             return JSONResponse(said, _STATUS.get(type(exc), 500))
         return JSONResponse({"value": value})
+
+
+async def _while_there(request: Any, work: Coroutine[Any, Any, T]) -> T:
+    """Return what the work returns; it ends when the client leaves. The body must have been read."""
+    running = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise ToolExecutionError("The client has left.")
+        return running.result()
+    finally:
+        leaving.cancel()
+        running.cancel()
+
+
+async def _left(request: Any) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Any) -> bytes:

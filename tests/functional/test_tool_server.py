@@ -90,6 +90,8 @@ async def assert_serves(client: Any) -> None:
     code = "import socket\nprint('inside')\n[name for _, name in socket.if_nameindex()]"
     ran = (await client.call_tool("run_code", {"code": code})).structured_content["result"]
     assert ran == {"stdout": "inside\n", "stderr": "", "result": "['lo']", "error": None}
+    large = (await client.call_tool("run_code", {"code": "print('x' * 3_000_000)"})).structured_content["result"]
+    assert len(large["stdout"]) == 3_000_001
 
 
 async def test_an_mcp_client_over_stdio(environment: dict[str, str]) -> None:

@@ -113,7 +113,9 @@ class ToolServer:
             Route("/openapi.json", self._describe, methods=["GET"]),
             Route("/tools/{name}/execute", self._execute, methods=["POST"]),
         ]
-        return _Guarded(self.mcp().streamable_http_app(host=host, custom_starlette_routes=routes), self._key)
+        # No events: official clients take none of more than 1 MiB, and nothing is told before the answer.
+        app = self.mcp().streamable_http_app(host=host, custom_starlette_routes=routes, json_response=True)
+        return _Guarded(app, self._key)
 
     async def _describe(self, _request: Any) -> Any:
         from starlette.responses import JSONResponse

@@ -155,6 +155,13 @@ def test_what_goes_wrong_over_http_is_told(address: str, path: str, body: object
     assert "Traceback" not in said["message"]
 
 
+def test_the_scheme_of_the_key_may_be_written_in_any_way(address: str) -> None:
+    assert request(f"{address}/tools/add/execute", {"a": 1}, f"bearer {KEY}") == (200, {"value": 1})
+    assert request(f"{address}/tools/add/execute", {"a": 1}, f"BEARER  {KEY}") == (200, {"value": 1})
+    for wrong in ("bearer", f"basic {KEY}", KEY, f"bearer{KEY}", f"bearer {KEY} {KEY}"):
+        assert request(f"{address}/openapi.json", None, wrong)[0] == 401
+
+
 def runs_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """What runs the slow tool in a server's sandboxes."""
     found = []

@@ -172,12 +172,14 @@ class _Guarded:
 
     def __init__(self, app: Any, key: str) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._expected = key.encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            sent = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(sent, self._expected):
+            # The scheme's name may be written in any way (RFC 9110, section 11.1).
+            scheme, _, sent = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            is_known = hmac.compare_digest(sent.strip(b" "), self._expected)
+            if scheme.lower() != b"bearer" or not is_known:
                 from starlette.responses import JSONResponse
 
                 said = {

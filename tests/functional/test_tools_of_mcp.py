@@ -16,6 +16,7 @@ import pytest
 
 from sandbox_kernel import Sandbox
 from sandbox_kernel.tools import ToolRegistry
+from sandbox_kernel.tools.mcp_source import LIMIT_HINT as HINT
 from sandbox_kernel.tools.settings import Tools
 
 pytest.importorskip("mcp")
@@ -81,6 +82,21 @@ async def test_a_server_over_stdio_is_a_source_of_tools_and_ends_with_the_regist
 async def test_a_server_over_http_is_a_source_of_tools(address: str) -> None:
     registry = ToolRegistry(Tools(mcp_servers={"sample": {"url": address, "policy": "allow"}}))
     assert await shown(registry) == SHOWN.format(secret=0)
+    await registry.close()
+
+
+async def test_large_results_arrive_or_the_limit_is_told(address: str) -> None:
+    registry = ToolRegistry(Tools(mcp_servers={"sample": {"url": address, "policy": "allow"}, "piped": STDIO}))
+    code = """
+print(len(tools.piped_large(size=3_000_000)), len(tools.sample_large(size=300_000)))
+try:
+    print(len(tools.sample_large(size=3_000_000)))
+except tools.ToolError as exc:
+    print(exc)
+"""
+    said = await shown(registry, code)
+    # Releases of the package whose limit cannot be set say only that the stream ended.
+    assert said in ("3000000 300000\n3000000\n", f"3000000 300000\nSSE stream ended without a response{HINT}\n")
     await registry.close()
 
 

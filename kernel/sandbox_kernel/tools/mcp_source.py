@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import logging
 import re
 import tempfile
@@ -21,6 +22,9 @@ START_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 5.0
 """Seconds in which a server must have ended by itself, and then by force."""
 MAX_PAGES = 100
+EVENT_LIMIT = "max_sse_event_size"
+"""How the package calls the bytes of an answer that comes as an event; releases before 2.3 take 1 MiB, and no word."""
+LIMIT_HINT = " (releases of the package mcp before 2.3 take answers of 1 MiB at most over HTTP)"
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -83,7 +87,11 @@ class McpServer:
 
             made = create_mcp_http_client(headers=dict(self._entry.get("headers") or {}))
             client = await stack.enter_async_context(made)
-            return streamable_http_client(str(self._entry["url"]), http_client=client)
+            limit: Any = {}
+            if EVENT_LIMIT in inspect.signature(streamable_http_client).parameters:
+                # Who calls has a limit of its own (Tools.max_result).
+                limit = {EVENT_LIMIT: None}
+            return streamable_http_client(str(self._entry["url"]), http_client=client, **limit)
         from mcp import StdioServerParameters, stdio_client
 
         program, *arguments = [str(word) for word in self._entry["command"]]
@@ -104,7 +112,8 @@ class McpServer:
         try:
             result = await self._client.call_tool(name, arguments, progress_callback=on_progress)
         except MCPError as exc:
-            raise ToolExecutionError(str(exc)) from exc
+            hint = LIMIT_HINT if "stream ended" in str(exc) else ""
+            raise ToolExecutionError(f"{exc}{hint}") from exc
         if result.is_error:
             raise ToolExecutionError(_text(result.content) or "the tool failed without a word")
         if result.structured_content is not None:

@@ -196,9 +196,12 @@ def test_a_call_ends_when_its_client_leaves(served: tuple[str, subprocess.Popen[
 
 def test_the_server_ends_by_a_signal_while_a_call_runs(served: tuple[str, subprocess.Popen[bytes]]) -> None:
     address, process = served
-    with begin_slow(address, process):
+    with begin_slow(address, process) as client:
         running = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(20)
+        assert b"The server was ended." in client.recv(4096)
     assert process.returncode == 0
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
     assert not psutil.wait_procs(running, timeout=10)[1]

@@ -41,6 +41,7 @@ class ToolServer:
         self._workshop = workshop
         self._url = url
         self._key = key
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def tools(self) -> list[Tool]:
         """Return what is served."""
@@ -56,6 +57,23 @@ class ToolServer:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """Call one. Raises UnknownToolError, ToolArgumentsError, and what the tool raises."""
+        running = asyncio.ensure_future(self._call(name, arguments))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        try:
+            await asyncio.wait([running])
+            if running.cancelled():
+                raise ToolExecutionError("The server was ended.")
+            return running.result()
+        finally:
+            running.cancel()
+
+    def end_calls(self) -> None:
+        """End what runs; who waits for it is told."""
+        for running in self._running:
+            running.cancel()
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         for tool in await self.tools():
             if tool.name == name:
                 check_arguments(tool.validator, arguments)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from sandbox_kernel.commands import CommandContext
 from sandbox_kernel.errors import CommandError
 from sandbox_kernel.tools.serving import calls_of
 
 from .registry import argument, command
+
+if TYPE_CHECKING:
+    from sandbox_kernel.tools.calls import ToolCalls
 
 MAX_VARIABLES = 100
 
@@ -25,10 +30,12 @@ async def tools(context: CommandContext, arguments: Namespace) -> None:
     What the configuration does not name cannot be added here.
     """
     calls = calls_of(context.session)
-    await calls.registry.load()
+    await calls.registry.load_some()
     if arguments.only:
-        known = [one.name for kind in ("tool", "agent") for one in calls.registry.all(kind)]
-        calls.narrow(arguments.only, known)
+        if not all(any(fnmatchcase(name, pattern) for name in _names(calls)) for pattern in arguments.only):
+            # They may be of a source that is not there yet.
+            await calls.registry.load()
+        calls.narrow(arguments.only, _names(calls))
     elif arguments.all:
         calls.available = None
     rows = [
@@ -37,7 +44,7 @@ async def tools(context: CommandContext, arguments: Namespace) -> None:
         for one in calls.registry.all(kind)
         if calls.may_use(one.name)
     ]
-    if not rows:
+    if not rows and not calls.registry.problems:
         context.write("No tools may be called by cells: the configuration names none (c.Tools.…, docs/tools.md).\n")
     widths = [*(max((len(row[column]) for row in rows), default=0) for column in range(3)), 0]
     for row in rows:
@@ -45,6 +52,10 @@ async def tools(context: CommandContext, arguments: Namespace) -> None:
         context.write(f"{line.rstrip()}\n")
     for problem in calls.registry.problems:
         context.write(f"{problem}\n", error=True)
+
+
+def _names(calls: ToolCalls) -> list[str]:
+    return [one.name for kind in ("tool", "agent") for one in calls.registry.all(kind)]
 
 
 @command(

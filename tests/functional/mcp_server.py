@@ -29,6 +29,13 @@ async def steps(count: int, context: Context[Any, Any]) -> str:
 
 
 @server.tool()
+async def large(size: int, context: Context[Any, Any]) -> str:
+    """Tell of a step, so that the answer comes as an event, and return that many characters."""
+    await context.report_progress(1, 1, "")
+    return "x" * size
+
+
+@server.tool()
 def fail() -> str:
     """Fail."""
     raise ToolError("the server says no")

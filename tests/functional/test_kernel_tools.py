@@ -200,3 +200,26 @@ def test_a_mistake_in_the_configuration_is_told_by_the_first_cell(tmp_path: Path
 def test_nothing_of_it_is_loaded_before_somebody_uses_it(front_end: FrontEnd) -> None:
     code = "import sys\nprint('sandbox_tools' in sys.modules)\nrepr(tools)\nprint('sandbox_tools' in sys.modules)"
     assert front_end.run(code).stream() == "False\nTrue\n"
+
+
+HANGING = f"""
+import sys
+never = [sys.executable, "-c", "import time; print('no json', flush=True); time.sleep(1000)"]
+c.Tools.mcp_servers = {{"hangs": {{"command": never}}, "absent": {{"command": ["/no/such/program"]}}}}
+c.Tools.tools = {{"where": {{"call": "{HERE}:where", "policy": "allow"}}}}
+"""
+
+
+def test_a_server_that_hangs_leaves_the_other_tools_and_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "kernel"
+    (folder / "config").mkdir(parents=True)
+    (folder / "config/jupyter_sandbox_config.py").write_text(HANGING)
+    with running(folder, environment={"PYTHONPATH": str(REPOSITORY), "SAMPLE_SECRET": SECRET}) as kernel:
+        front_end = kernel.front_end()
+        assert front_end.run("print(tools.where())").stream() == f"{len(SECRET)}\n"
+        shown = front_end.run("%sandbox tools")
+        assert "tool  where  allow" in shown.stream()
+        assert "the server 'hangs' is not there yet: no answer for" in shown.stream("stderr")
+        assert "the server 'absent' cannot be used: FileNotFoundError" in shown.stream("stderr")
+        told = front_end.run("tools")
+        assert "Not there: the MCP server 'hangs', the MCP server 'absent'" in str(told.result)

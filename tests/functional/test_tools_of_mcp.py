@@ -5,15 +5,18 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
 
 from sandbox_kernel import Sandbox
 from sandbox_kernel.tools import ToolRegistry
+from sandbox_kernel.tools.mcp_source import LIMIT_HINT as HINT
 from sandbox_kernel.tools.settings import Tools
 
 pytest.importorskip("mcp")
@@ -82,6 +85,21 @@ async def test_a_server_over_http_is_a_source_of_tools(address: str) -> None:
     await registry.close()
 
 
+async def test_large_results_arrive_or_the_limit_is_told(address: str) -> None:
+    registry = ToolRegistry(Tools(mcp_servers={"sample": {"url": address, "policy": "allow"}, "piped": STDIO}))
+    code = """
+print(len(tools.piped_large(size=3_000_000)), len(tools.sample_large(size=300_000)))
+try:
+    print(len(tools.sample_large(size=3_000_000)))
+except tools.ToolError as exc:
+    print(exc)
+"""
+    said = await shown(registry, code)
+    # Releases of the package whose limit cannot be set say only that the stream ended.
+    assert said in ("3000000 300000\n3000000\n", f"3000000 300000\nSSE stream ended without a response{HINT}\n")
+    await registry.close()
+
+
 async def test_servers_that_do_not_work_are_told_and_the_others_do() -> None:
     servers = {
         "absent": {"command": ["/no/such/program"]},
@@ -98,6 +116,60 @@ async def test_servers_that_do_not_work_are_told_and_the_others_do() -> None:
     for name, problem in zip(servers, registry.problems, strict=False):
         assert name in problem
     assert "there is no 'comand'" in registry.problems[4]
+    await registry.close()
+
+
+HANGS = {"command": [sys.executable, "-c", "import time; print('no json', flush=True); time.sleep(1000)"]}
+
+
+def answer() -> int:
+    """Return a number."""
+    return 42
+
+
+async def test_servers_that_hang_keep_nothing_else_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox_kernel.tools import sources
+
+    never = threading.Event()
+    monkeypatch.setattr(sources, "IMPORT_TURN", 0.2)
+    monkeypatch.setitem(sys.modules, "slow_tools", Slow("slow_tools", never))
+    tools = {"slow": "slow_tools:anything", "answer": {"call": f"{__name__}:answer", "policy": "allow"}}
+    servers = {"hangs": HANGS, "sample": {**STDIO, "tools": ["add"]}, "hangs_too": HANGS}
+    registry = ToolRegistry(Tools(tools=tools, mcp_servers=servers))
+    async with Sandbox.create(tools=registry) as sandbox:
+        ran = await sandbox.run("tools.answer(), tools.sample_add(a=1, b=2), 'hangs' in repr(tools), list(tools)")
+        assert ran.raise_on_error().text == "(42, 3, True, ['answer', 'sample_add'])"
+        assert [problem.partition(": no answer for ")[0] for problem in registry.problems] == [
+            "Tools.tools['slow'] is not there yet",
+            "Tools.mcp_servers: the server 'hangs' is not there yet",
+            "Tools.mcp_servers: the server 'hangs_too' is not there yet",
+        ]
+        never.set()
+    await registry.close()
+    assert not [child for child in psutil.Process().children(recursive=True) if "no json" in " ".join(child.cmdline())]
+
+
+class Slow(ModuleType):
+    """Does not give what it has before it may."""
+
+    def __init__(self, name: str, may: threading.Event) -> None:
+        super().__init__(name)
+        self._may = may
+
+    def __getattr__(self, name: str) -> object:
+        if name == "anything":
+            self._may.wait()
+        raise AttributeError(name)
+
+
+async def test_who_calls_a_tool_of_a_server_that_hangs_hears_which_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox_kernel.tools import mcp_source
+
+    monkeypatch.setattr(mcp_source, "START_TIMEOUT", 1.0)
+    registry = ToolRegistry(Tools(mcp_servers={"hangs": HANGS}))
+    code = "try:\n    tools.hangs_x()\nexcept tools.UnknownToolError as exc:\n    print(exc)"
+    assert "Not there: the MCP server 'hangs'; `%sandbox tools` says why." in await shown(registry, code)
+    assert registry.problems == ["Tools.mcp_servers: the server 'hangs' cannot be used: it did not answer within 1 s."]
     await registry.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -307,9 +308,16 @@ async def test_a_folder_is_registered_file_by_file(workshop: Workshop, tmp_path:
     (folder / "broken.py").write_text("def (")
     (folder / "binary.py").write_bytes(b"\xff\xfe")
     (folder / "readme.txt").write_text("no tool")
+    os.mkfifo(folder / "pipe.py")
+    (folder / "directory.py").mkdir()
+    (tmp_path / "elsewhere.py").write_text(ADD)
+    (folder / "link.py").symlink_to(tmp_path / "elsewhere.py")
+    (folder / "long.py").write_text("#" * 200_001)
     done = dict(await workshop.register_folder(folder))
-    assert list(done) == ["add0", "add1", "add2", "binary", "broken"]
-    assert [isinstance(one, ToolError) for one in done.values()] == [False, False, False, True, True]
+    refused = ["binary", "broken", "directory", "link", "long", "pipe"]
+    assert list(done) == ["add0", "add1", "add2", *refused]
+    assert [name for name, one in done.items() if isinstance(one, ToolError)] == refused
+    assert str(done["pipe"]) == f"{folder / 'pipe.py'} is no ordinary file."
     assert len(await workshop.store.artifacts()) == 1
 
 

@@ -27,6 +27,8 @@ MAX_ARGUMENTS = 4 * 1024 * 1024
 """Bytes of one call; more is refused outside."""
 LIST_TIMEOUT = 10.0
 """Seconds in which the list of the tools must have come."""
+FIND_TIMEOUT = 45.0
+"""Seconds in which it must be known outside whether there is a tool: an MCP server may have to start first."""
 SHOWN = 100
 """Characters of a description in the table of the tools."""
 
@@ -202,6 +204,8 @@ class Outside:
         self._lock = threading.Lock()
         self._listed: dict[str, dict[str, dict[str, Any]]] | None = None
         self._version: object = None
+        self.missing: list[str] = []
+        """What is configured and not there, as of the last list."""
         # A child has neither the threads nor the right to read this process's answers.
         os.register_at_fork(after_in_child=self._forget)
 
@@ -218,18 +222,25 @@ class Outside:
                     raise ToolError(f"tools cannot be reached from here: {exc}") from None
             return self._connection
 
-    def listed(self, kind: str, *, fresh: bool = False) -> dict[str, dict[str, Any]]:
-        """Return what may be used, by name."""
+    def listed(self, kind: str, name: object = "", *, fresh: bool = False) -> dict[str, dict[str, Any]]:
+        """Return what may be used, by name. Sources that are not there yet are waited for if NAME may be theirs."""
         if _is_inspected():
             # Threads are stopped at a breakpoint, and nobody would take the answer.
             return {}
         if fresh or self._listed is None:
-            said, data = self._ask({"do": "list", "codec": not self.connection().codec})
+            wanted = {"kind": kind, "name": name} if isinstance(name, str) and name else {}
+            said, data = self._ask({"do": "list", "codec": not self.connection().codec, **wanted})
+            self.missing = said["missing"]
             self._listed = {key: {one["name"]: one for one in said[key]} for key in ("tool", "agent")}
             self._version = said["version"]
             if data:
                 _load_codec(self.connection().codec, data)
         return self._listed[kind]
+
+    @property
+    def absence(self) -> str:
+        """What is configured and not there, as a sentence after another one; "" where that is nothing."""
+        return f" Not there: {', '.join(self.missing)}; `%sandbox tools` says why." if self.missing else ""
 
     def heard(self, said: dict[str, Any]) -> None:
         """Take notice of the version of the list that an answer names."""
@@ -252,11 +263,12 @@ class Outside:
     def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         answers: queue.SimpleQueue[tuple[dict[str, Any], Any]] = queue.SimpleQueue()
         connection = self.connection()
+        timeout = FIND_TIMEOUT if "name" in request else LIST_TIMEOUT
         call = connection.begin(request, lambda *answer: answers.put(answer))
         try:
-            said, data = answers.get(timeout=LIST_TIMEOUT)
+            said, data = answers.get(timeout=timeout)
         except queue.Empty:
-            raise ToolError("nobody outside the sandbox answers; are there tools in the configuration?") from None
+            raise ToolError(f"nobody outside the sandbox said within {timeout:g} s which tools there are") from None
         finally:
             connection.cancel(call)
         if said["do"] == "error":
@@ -417,12 +429,13 @@ class Names:
         self._outside, self._kind = outside, kind
 
     def __getitem__(self, name: str) -> Tool:
-        listed = self._outside.listed(self._kind)
+        listed = self._outside.listed(self._kind, name)
         if name not in listed:
-            listed = self._outside.listed(self._kind, fresh=True)
+            listed = self._outside.listed(self._kind, name, fresh=True)
         if name not in listed:
             near = difflib.get_close_matches(str(name), listed, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(listed) or 'none'}."
+            hint += self._outside.absence
             raise UnknownToolError(f"there is no {self._kind} {str(name)[:80]!r} that may be used here; {hint}")
         return Tool(self._outside, self._kind, listed[name], {})
 
@@ -451,18 +464,21 @@ class Names:
     def __repr__(self) -> str:
         rows = self._rows()
         if not rows:
-            return f"no {self._kind}s may be used here"
+            return f"no {self._kind}s may be used here{self._outside.absence}"
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ("  ".join(f"{text:{width}}" for text, width in zip(row, widths)) for row in rows)  # noqa: B905 - as long
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join([*(line.rstrip() for line in lines), *filter(None, [self._outside.absence.strip()])])
 
     def _repr_html_(self) -> str:
         rows = self._rows()
+        absence = html.escape(self._outside.absence)
         if not rows:
-            return f"<p>no {self._kind}s may be used here</p>"
+            return f"<p>no {self._kind}s may be used here{absence}</p>"
         cells = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
         heads = "".join(f"<th>{text}</th>" for text in (self._kind, "arguments", "calls", "what it does"))
-        return f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{'</tr><tr>'.join(cells)}</tr></tbody></table>"
+        return (
+            f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{'</tr><tr>'.join(cells)}</tr></tbody></table>{absence}"
+        )
 
     def _rows(self) -> list[tuple[str, ...]]:
         listed = self._outside.listed(self._kind, fresh=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from sandbox_kernel.errors import CommandError, ConfigurationError
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from sandbox_kernel.tools.workshop.server import ToolServer
+
+
+GRACE = 3
+"""Seconds that calls under way get to end when the server is ended."""
+FORCE = 5
+"""Seconds after which connections that are still open then are closed."""
 
 
 def add_commands(families: Any) -> None:
@@ -68,5 +77,26 @@ async def _serve(arguments: Namespace) -> None:
 async def _serve_http(server: ToolServer, arguments: Namespace) -> None:
     import uvicorn
 
-    settings = uvicorn.Config(server.app(arguments.host), host=arguments.host, port=arguments.port, log_level="warning")
-    await uvicorn.Server(settings).serve()
+    settings = uvicorn.Config(
+        server.app(arguments.host),
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE + FORCE,
+    )
+    http = uvicorn.Server(settings)
+    ending = asyncio.ensure_future(_end_calls(http, server))
+    # Once it has ended by a signal, uvicorn sends that again; sandboxes are still to be given back then.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        await http.serve()
+    finally:
+        ending.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
+async def _end_calls(http: uvicorn.Server, server: ToolServer) -> None:
+    while not http.should_exit:  # noqa: ASYNC110 - uvicorn has nothing to wait for
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(GRACE)
+    server.end_calls()

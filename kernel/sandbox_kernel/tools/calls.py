@@ -150,7 +150,7 @@ class ToolCalls:
 
     async def offered(self) -> list[str]:
         """Return a line for each tool and agent that cells may call (contract `HostTools`)."""
-        await self.registry.load()
+        await self.registry.load_some()
         await self.registry.refresh()
         return [
             one.line
@@ -165,10 +165,12 @@ class ToolCalls:
             self._session.log.write("tool_failed", level="error", error=f"{type(error).__name__}: {error}"[:1000])
 
     async def _serve(self, key: tuple[int, int], request: dict[str, Any], size: int) -> None:
+        kind, name = request.get("kind"), request.get("name")
+        # Outside of the room, which others need.
+        await self.registry.load_some(kind, name)
         async with self._room:
-            await self.registry.load()
             if request["do"] == "list":
-                await self.registry.refresh()
+                await self.registry.refresh(kind, name)
                 await self._list(key, codec=request.get("codec") is True)
             else:
                 await self._call(key, request, size)
@@ -203,7 +205,8 @@ class ToolCalls:
             ]
             for kind in ("tool", "agent")
         }
-        await self._reply(key, {"do": "listed", **listed}, [codec_source()] if codec else [])
+        said = {"do": "listed", **listed, "missing": self.registry.missing}
+        await self._reply(key, said, [codec_source()] if codec else [])
 
     def _may_use(self, name: str, scope: CellScope | None) -> bool:
         """Whether the notebook, the cell, and every other cell that is under way leave a tool to the caller.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import logging
 import re
 import tempfile
@@ -18,7 +19,12 @@ from .tool import Arguments
 
 START_TIMEOUT = 30.0
 """Seconds in which a server must have told its tools."""
+CLOSE_TIMEOUT = 5.0
+"""Seconds in which a server must have ended by itself, and then by force."""
 MAX_PAGES = 100
+EVENT_LIMIT = "max_sse_event_size"
+"""How the package calls the bytes of an answer that comes as an event; releases before 2.3 take 1 MiB, and no word."""
+LIMIT_HINT = " (releases of the package mcp before 2.3 take answers of 1 MiB at most over HTTP)"
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -36,6 +42,7 @@ class McpServer:
         self._client: Any = None
         self._ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_there = False
         # What a server writes there would stand in the notebook's server's log, if anywhere.
         self._complaints: TextIO = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open while it runs
 
@@ -49,7 +56,8 @@ class McpServer:
             return await ready
         reason = f"it did not answer within {START_TIMEOUT:g} s"
         if self._task.done() and (error := self._task.exception()) is not None:
-            reason = _reason(error) + self._last_words()
+            reason = _reason(error)
+        reason += self._last_words()
         await self.close()
         raise ConfigurationError(f"Tools.mcp_servers: the server {self._name!r} cannot be used: {reason}.")
 
@@ -66,6 +74,7 @@ class McpServer:
                 if not page.next_cursor:
                     break
                 page = await client.list_tools(cursor=page.next_cursor)
+            self._is_there = True
             ready.set_result(found)
             await self._ending.wait()
 
@@ -78,7 +87,11 @@ class McpServer:
 
             made = create_mcp_http_client(headers=dict(self._entry.get("headers") or {}))
             client = await stack.enter_async_context(made)
-            return streamable_http_client(str(self._entry["url"]), http_client=client)
+            limit: Any = {}
+            if EVENT_LIMIT in inspect.signature(streamable_http_client).parameters:
+                # Who calls has a limit of its own (Tools.max_result).
+                limit = {EVENT_LIMIT: None}
+            return streamable_http_client(str(self._entry["url"]), http_client=client, **limit)
         from mcp import StdioServerParameters, stdio_client
 
         program, *arguments = [str(word) for word in self._entry["command"]]
@@ -99,7 +112,8 @@ class McpServer:
         try:
             result = await self._client.call_tool(name, arguments, progress_callback=on_progress)
         except MCPError as exc:
-            raise ToolExecutionError(str(exc)) from exc
+            hint = LIMIT_HINT if "stream ended" in str(exc) else ""
+            raise ToolExecutionError(f"{exc}{hint}") from exc
         if result.is_error:
             raise ToolExecutionError(_text(result.content) or "the tool failed without a word")
         if result.structured_content is not None:
@@ -112,11 +126,12 @@ class McpServer:
         """End the connection. Idempotent."""
         self._ending.set()
         if self._task is not None:
-            _, late = await asyncio.wait([self._task], timeout=5)
-            if late:
-                self._task.cancel()
-                await asyncio.wait([self._task])
-            if not self._task.cancelled():
+            if self._is_there:
+                await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT)
+            # One that never answered has nothing to end by itself.
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT)
+            if self._task.done() and not self._task.cancelled():
                 # Looked at, whatever it is: nobody waits for it any more.
                 self._task.exception()
         self._client = None

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sandbox_kernel.errors import ToolRegistrationError, UnknownToolError
+from traitlets import TraitError
+
+from sandbox_kernel.errors import SandboxKernelError, ToolRegistrationError, UnknownToolError
 
 from .settings import Tools
 from .tool import Policy, Tool
@@ -18,9 +20,13 @@ if TYPE_CHECKING:
     from sandbox_kernel.host_tools import Cells, ToolSession
 
     from .calls import ToolCalls
+    from .loading import Loading
     from .sources import Sources
 
 KINDS = ("tool", "agent")
+LIVE = "the tools that are written in notebooks"
+LIVE_TIMEOUT = 5.0
+"""Seconds in which those must be known, less than a cell waits for a list."""
 
 
 class LiveSource(Protocol):
@@ -45,9 +51,8 @@ class ToolRegistry:
         self.live_source: LiveSource | None = None
         """Such as the tools that are written in notebooks; those of the configuration go before them."""
         self._sources: Sources | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self.problems: list[str] = []
-        """What of the configuration cannot be used, and why."""
+        self._loading: Loading | None = None
+        self._live_problem = ""
 
     @classmethod
     def configured(cls, argv: Iterable[str] = ()) -> ToolRegistry:
@@ -135,44 +140,86 @@ class ToolRegistry:
     def add(self, tool: Tool) -> None:
         """Take a tool. Raises ToolRegistrationError where there is another one of that name."""
         key = (tool.kind, tool.name)
-        if key in self._tools:
+        if key in self._own():
             raise ToolRegistrationError(f"There is a {tool.kind} {tool.name!r} already; remove it first.")
         self._tools[key] = tool
         self.version += 1
 
     def remove(self, name: str, kind: str = "tool") -> None:
         """Let nobody call it any more. Raises UnknownToolError."""
-        if self._tools.pop((kind, name), None) is None:
+        of_configuration = self._loading is not None and self._loading.remove((kind, name))
+        if self._tools.pop((kind, name), None) is None and not of_configuration:
             raise UnknownToolError(f"There is no {kind} {name!r}.")
         self.version += 1
 
     # ---- using
 
     async def load(self) -> None:
-        """Make ready what the configuration names; done once. What cannot be used is in `problems`."""
+        """Make ready what the configuration names, all of it, which is done once. See `problems`."""
+        await self._begun().completely()
+
+    async def load_some(self, kind: object = "", name: object = "") -> None:
+        """Wait for the source that a tool of this name comes from; without a name shortly for all.
+
+        Whatever is not there yet goes on getting ready.
+        """
+        loading = self._begun()
+        if isinstance(kind, str) and isinstance(name, str) and name:
+            if (kind, name) not in self._tools:
+                await loading.until_found(kind, name)
+        else:
+            await loading.briefly()
+
+    def _begun(self) -> Loading:
         if self._loading is None:
-            self._loading = asyncio.ensure_future(self._load())
-        await asyncio.shield(self._loading)
+            from .loading import Loading
 
-    async def _load(self) -> None:
-        if any((self.settings.tools, self.settings.agents, self.settings.entry_points, self.settings.mcp_servers)):
-            from .sources import Sources
+            named = (self.settings.tools, self.settings.agents, self.settings.entry_points, self.settings.mcp_servers)
+            if any(named):
+                from .sources import Sources
 
-            self._sources = Sources(self.settings)
-            async for made in self._sources.tools():
-                if isinstance(made, Tool):
-                    try:
-                        self.add(made)
-                    except ToolRegistrationError as exc:
-                        self.problems.append(str(exc))
-                else:
-                    self.problems.append(made)
+                self._sources = Sources(self.settings)
+            self._loading = Loading(self._sources.all() if self._sources is not None else [], self._changed)
+        return self._loading
 
-    async def refresh(self, kind: str = "", name: str = "") -> None:
-        """Look again for the tools that may change, unless the one of this name is another one."""
-        if self.live_source is None or (kind, name) in self._tools:
+    def _changed(self) -> None:
+        self.version += 1
+
+    @property
+    def problems(self) -> list[str]:
+        """What cannot be used, or not yet, and why."""
+        of_configuration = self._loading.problems() if self._loading is not None else []
+        return [*of_configuration, *([self._live_problem] if self._live_problem else [])]
+
+    @property
+    def missing(self) -> list[str]:
+        """Which sources give nothing, or nothing yet; cells may read it."""
+        of_configuration = self._loading.missing() if self._loading is not None else []
+        return [*of_configuration, *([LIVE] if self._live_problem else [])]
+
+    def _own(self) -> dict[tuple[str, str], Tool]:
+        """Return what was registered and what the configuration names, as far as it is there."""
+        return {**(self._loading.tools() if self._loading is not None else {}), **self._tools}
+
+    async def refresh(self, kind: object = "", name: object = "") -> None:
+        """Look again for the tools that may change, unless the one of this name is another one.
+
+        Where that does not work, those that were known stay; see `problems`.
+        """
+        if self.live_source is None or (kind, name) in self._own():
             return
-        found = {(one.kind, one.name): one for one in await self.live_source.tools()}
+        try:
+            listed = await asyncio.wait_for(self.live_source.tools(), LIVE_TIMEOUT)
+        except (SandboxKernelError, TraitError) as exc:
+            self._live_problem = f"{LIVE.capitalize()} cannot be used: {exc}"
+            return
+        except asyncio.TimeoutError:
+            self._live_problem = (
+                f"{LIVE.capitalize()} cannot be used: their store did not answer in {LIVE_TIMEOUT:g} s."
+            )
+            return
+        self._live_problem = ""
+        found = {(one.kind, one.name): one for one in listed}
         if {key: one.origin for key, one in found.items()} != {key: one.origin for key, one in self._live.items()}:
             self._live = found
             self.version += 1
@@ -187,12 +234,14 @@ class ToolRegistry:
         names = list(usable)
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}."
+        if self.missing:
+            hint += f" Not there: {', '.join(self.missing)}; `%sandbox tools` says why."
         raise UnknownToolError(f"There is no {kind} {name[:80]!r}; {hint}")
 
     def all(self, kind: str = "tool") -> list[Tool]:
         """Return the tools, or the agents, that the configuration lets be called, by name."""
         patterns = self.settings.available_tools
-        tools = {**self._live, **self._tools}
+        tools = {**self._live, **self._own()}
         return [
             tools[key]
             for key in sorted(tools)
@@ -218,8 +267,7 @@ class ToolRegistry:
     async def close(self) -> None:
         """End the connections to MCP servers. Idempotent."""
         if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait([self._loading])
+            await self._loading.close()
         if self._sources is not None:
             await self._sources.close()
             self._sources = None

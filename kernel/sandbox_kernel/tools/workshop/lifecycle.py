@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
@@ -155,7 +157,7 @@ class Workshop:
         for path in await asyncio.to_thread(lambda: sorted(folder.iterdir())):
             if path.suffix in SUFFIXES and not path.name.startswith("_"):
                 try:
-                    code = await asyncio.to_thread(path.read_text, "utf-8")
+                    code = await asyncio.to_thread(_read_code, path, self.settings.max_code)
                     found.append((path.stem, await self.register(path.stem, code, SUFFIXES[path.suffix])))
                 except (SandboxKernelError, OSError, UnicodeDecodeError) as exc:
                     error = exc if isinstance(exc, SandboxKernelError) else ToolRegistrationError(f"{path}: {exc}")
@@ -455,6 +457,21 @@ class Workshop:
 def _published(document: Document, gateway: str, target: str) -> Document:
     others = {key: value for key, value in document.published.items() if key != gateway}
     return document.changed(published={**others, gateway: target} if target else others)
+
+
+def _read_code(path: Path, limit: int) -> str:
+    """Return a file's text. Raises ToolRegistrationError where it is none: a pipe would be waited for."""
+    if path.is_symlink():
+        # A cell may have made it, and what it leads to would be read by the sandbox.
+        raise ToolRegistrationError(f"{path} is a link; links are not followed.")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    with os.fdopen(descriptor, encoding="utf-8") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ToolRegistrationError(f"{path} is no ordinary file.")
+        text = opened.read(limit + 1)
+    if len(text) > limit:
+        raise ToolRegistrationError(f"{path} has more than {limit} characters (WorkshopSettings.max_code).")
+    return text
 
 
 def _not_yours(name: str, owner: str, caller: str) -> ToolOwnershipError:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import json
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sandbox_kernel import __version__
 from sandbox_kernel.errors import (
     SandboxKernelError,
     ToolArgumentsError,
+    ToolExecutionError,
     ToolTimeoutError,
     UnknownToolError,
 )
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 4 * 1024 * 1024
 RUN_CODE = "run_code"
+T = TypeVar("T")
 _STATUS: dict[type[Exception], int] = {ToolArgumentsError: 422, UnknownToolError: 404, ToolTimeoutError: 504}
 
 
@@ -38,6 +41,7 @@ class ToolServer:
         self._workshop = workshop
         self._url = url
         self._key = key
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def tools(self) -> list[Tool]:
         """Return what is served."""
@@ -53,6 +57,23 @@ class ToolServer:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """Call one. Raises UnknownToolError, ToolArgumentsError, and what the tool raises."""
+        running = asyncio.ensure_future(self._call(name, arguments))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        try:
+            await asyncio.wait([running])
+            if running.cancelled():
+                raise ToolExecutionError("The server was ended.")
+            return running.result()
+        finally:
+            running.cancel()
+
+    def end_calls(self) -> None:
+        """End what runs; who waits for it is told."""
+        for running in self._running:
+            running.cancel()
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         for tool in await self.tools():
             if tool.name == name:
                 check_arguments(tool.validator, arguments)
@@ -110,7 +131,9 @@ class ToolServer:
             Route("/openapi.json", self._describe, methods=["GET"]),
             Route("/tools/{name}/execute", self._execute, methods=["POST"]),
         ]
-        return _Guarded(self.mcp().streamable_http_app(host=host, custom_starlette_routes=routes), self._key)
+        # No events: official clients take none of more than 1 MiB, and nothing is told before the answer.
+        app = self.mcp().streamable_http_app(host=host, custom_starlette_routes=routes, json_response=True)
+        return _Guarded(app, self._key)
 
     async def _describe(self, _request: Any) -> Any:
         from starlette.responses import JSONResponse
@@ -124,13 +147,32 @@ class ToolServer:
             arguments = json.loads(await _body(request))
             if not isinstance(arguments, dict):
                 raise ToolArgumentsError("The body is a JSON object of arguments.")
-            value = await self.call(request.path_params["name"], arguments)
+            value = await _while_there(request, self.call(request.path_params["name"], arguments))
         except (ValueError, RecursionError) as exc:
             return JSONResponse({"error": "ToolArgumentsError", "message": f"The body is no JSON: {exc}"}, 400)
         except SandboxKernelError as exc:
             said = {"error": type(exc).__name__, "message": str(exc)}
             return JSONResponse(said, _STATUS.get(type(exc), 500))
         return JSONResponse({"value": value})
+
+
+async def _while_there(request: Any, work: Coroutine[Any, Any, T]) -> T:
+    """Return what the work returns; it ends when the client leaves. The body must have been read."""
+    running = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise ToolExecutionError("The client has left.")
+        return running.result()
+    finally:
+        leaving.cancel()
+        running.cancel()
+
+
+async def _left(request: Any) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Any) -> bytes:
@@ -148,12 +190,14 @@ class _Guarded:
 
     def __init__(self, app: Any, key: str) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._expected = key.encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            sent = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(sent, self._expected):
+            # The scheme's name may be written in any way (RFC 9110, section 11.1).
+            scheme, _, sent = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            is_known = hmac.compare_digest(sent.strip(b" "), self._expected)
+            if scheme.lower() != b"bearer" or not is_known:
                 from starlette.responses import JSONResponse
 
                 said = {

@@ -20,7 +20,7 @@ from sandbox_kernel.errors import CommandError, ToolRegistrationError, UnknownTo
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.host_tools import FRAME, CellScope
 from sandbox_kernel.link.protocol import Buffer
-from sandbox_kernel.tools import ToolRegistry, calls, current_context
+from sandbox_kernel.tools import ToolRegistry, calls, checking, current_context
 from sandbox_kernel.tools.calls import ToolCalls
 from sandbox_kernel.tools.settings import Tools
 
@@ -393,3 +393,77 @@ async def test_names_must_be_new_and_well_formed(rig: Rig) -> None:
 
 def test_frames_are_what_struct_says() -> None:
     assert struct.calcsize("!II") == FRAME.size
+
+
+HOSTILE = {
+    "pattern": ({"type": "string", "pattern": r"^(\w+\s?)+$"}, "a" * 40 + "!"),
+    "key": ({"type": "object", "patternProperties": {r"^(\w+\s?)+$": {}}}, {"a" * 40 + "!": 1}),
+    "large": ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, [[n, [n]] for n in range(100_000)]),
+}
+
+
+@pytest.mark.parametrize("kind", ["pattern", "key"])
+async def test_a_check_that_never_ends_is_given_up_and_holds_nobody_up(
+    rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema, value = HOSTILE[kind]
+    rig.registry.register_tool("hostile", lambda value: value, input_schema={"properties": {"value": schema}})
+    rig.registry.register_tool("other", lambda value: value, input_schema={"properties": {"value": {}}})
+    monkeypatch.setattr(checking, "CHECK_TIMEOUT", 0.5)
+    rig.call("hostile", 1, arguments={"value": value})
+    rig.call("other", 2, arguments={"value": 1})
+    # The loop goes on, and so do the session's other calls.
+    assert (await rig.session.answers())[0]["id"] == 2
+    said = (await rig.session.answers(2))[1]
+    assert said["error"] == "ToolArgumentsError"
+    assert "checking the arguments took longer" in said["message"]
+    monkeypatch.undo()
+    # The next one has another process.
+    rig.call("hostile", 3, arguments={"value": "fine" if kind == "pattern" else {"fine": 1}})
+    assert (await rig.session.answers(3))[2]["do"] == "result"
+
+
+async def test_an_interrupt_ends_a_check(rig: Rig) -> None:
+    schema, value = HOSTILE["pattern"]
+    rig.registry.register_tool("hostile", lambda value: value, input_schema={"properties": {"value": schema}})
+    rig.call("hostile", 1, arguments={"value": value})
+    while rig.calls._checker._process is None:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    process = rig.calls._checker._process
+    rig.say({"do": "cancel", "id": 1})
+    while rig.calls._under_way:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert process.poll() is not None
+    rig.call("hostile", 2, arguments={"value": "fine"})
+    assert (await rig.session.answers())[0]["do"] == "result"
+
+
+async def test_large_arguments_are_checked_beside_and_found_wrong(rig: Rig) -> None:
+    schema, value = HOSTILE["large"]
+    rig.registry.register_tool("take", len, input_schema={"properties": {"obj": schema}})
+    rig.call("take", 1, arguments={"obj": [*value[:2000], [1, 1.0]]})
+    rig.call("take", 2, arguments={"obj": [*value[:2000], [[1], True, 1]]})
+    answers = {said["id"]: said for said in await rig.session.answers(2)}
+    assert "[1, 1.0] has non-unique elements" in answers[1]["message"]
+    assert "non-unique" not in str(answers[2].get("message"))
+
+
+async def test_who_is_denied_gets_no_arguments_checked(rig: Rig) -> None:
+    schema, value = HOSTILE["pattern"]
+    options = {"input_schema": {"properties": {"value": schema}}}
+    rig.registry.register_tool("denied", lambda value: value, policy="deny", **options)
+    rig.registry.register_tool("asked", lambda value: value, policy="ask", **options)
+    rig.call("denied", 1, arguments={"value": value})
+    assert (await rig.session.answers())[0]["error"] == "ToolDeniedError"
+    rig.cells.answer = "never"
+    rig.call("asked", 2, arguments={"value": "fine"})
+    assert (await rig.session.answers(2))[1]["error"] == "ToolDeniedError"
+    asker = rig.calls._checker._process
+    rig.call("asked", 3, arguments={"value": value})
+    assert (await rig.session.answers(3))[2]["error"] == "ToolDeniedError"
+    assert rig.calls._checker._process is asker
+    # Nobody is asked about what could not be called.
+    rig.registry.register_tool("asked_too", lambda value: value, policy="ask", **options)
+    rig.call("asked_too", 4, arguments={"value": 4})
+    assert (await rig.session.answers(4))[3]["error"] == "ToolArgumentsError"
+    assert len(rig.cells.asked) == 1

@@ -27,9 +27,9 @@ from sandbox_kernel.link.protocol import Buffer
 
 from .approval import Approvals
 from .audit import AuditLog, redacted
+from .checking import ArgumentChecker
 from .context import RuntimeContext, enter
 from .results import codec_source, encode
-from .schema import check_arguments
 from .tool import Policy, Tool
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ MAX_CALLS = 1000
 """Requests of one session that are served or wait; what comes beyond is not answered."""
 MAX_LEFT_BEHIND = 100
 """Blocking tools that nobody waits for any more and that have not ended; then no other one is started."""
-LARGE = 64 * 1024
-"""Bytes from which a request is looked at in a thread."""
 MAX_MESSAGE = 4000
 """Characters of an exception's message that a cell gets to see."""
 PROGRESS_INTERVAL = 0.05
@@ -91,6 +89,7 @@ class ToolCalls:
         self._room = asyncio.Semaphore(max(1, registry.settings.max_parallel))
         self._under_way: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._left_behind = 0
+        self._checker = ArgumentChecker()
         self._numbers = itertools.count(1)
         self._session_id = new_correlation_id()
         self.dropped = 0
@@ -131,6 +130,7 @@ class ToolCalls:
     async def close(self) -> None:
         """End what runs, and the registry with its servers where it belongs to this session."""
         self.on_lost()
+        self._checker.close()
         if self._audit is not None:
             self._audit.close()
         if self.registry.of_session:
@@ -261,10 +261,9 @@ class ToolCalls:
         tool = self._find(request, scope)
         shown = redacted(request.arguments, tool.input_schema, tool.secrets)
         outcome.fields = {"kind": tool.kind, "tool": tool.name, "source": tool.source, "arguments": shown}
-        if size > LARGE:
-            await asyncio.to_thread(check_arguments, tool.validator, request.arguments)
-        else:
-            check_arguments(tool.validator, request.arguments)
+        # In this order: nothing is done for a call that is refused anyway, and nobody is asked about a wrong one.
+        self.approvals.refuse_denied(tool)
+        await self._checker.check(tool, request.arguments, size)
         outcome.approved_by = await self.approvals.require(tool, request.arguments, request.cell)
         self._note("tool_call", correlation_id, approved_by=outcome.approved_by, **outcome.fields)
         context = self._context(request, scope, correlation_id, self._progress(key))

@@ -7,9 +7,10 @@ import datetime as dt
 import enum
 import inspect
 import json
+import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sandbox_kernel.errors import ToolArgumentsError, ToolRegistrationError
@@ -32,6 +33,8 @@ _PLAIN: Mapping[Any, str] = {
 _FORMATS: Mapping[Any, str] = {dt.datetime: "date-time", dt.date: "date", dt.time: "time"}
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable)
 _DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_SET: Mapping[str, Any] = {"uniqueItems": True, "maxItems": 10_000}
+"""Not more items: a cell can choose numbers whose hashes are all the same, and so how long a set of them takes."""
 _READ: Mapping[Any, Callable[[Any], Any]] = {
     dt.datetime: dt.datetime.fromisoformat,
     dt.date: dt.date.fromisoformat,
@@ -144,7 +147,7 @@ def schema_of(hint: Any, place: str) -> dict[str, Any]:  # noqa: C901, PLR0911 -
     if hint in _FORMATS:
         return {"type": "string", "format": _FORMATS[hint]}
     if hint in (set, frozenset):
-        return {"type": "array", "uniqueItems": True}
+        return {"type": "array", **_SET}
     if origin is typing.Annotated:
         schema = schema_of(inner[0], place)
         said = next((extra for extra in inner[1:] if isinstance(extra, str)), None)
@@ -156,7 +159,7 @@ def schema_of(hint: Any, place: str) -> dict[str, Any]:  # noqa: C901, PLR0911 -
         return {"anyOf": [schema_of(one, place) for one in inner]}
     if origin in _LISTS:
         items = inner[0] if inner else Any
-        unique = {"uniqueItems": True} if origin in (set, frozenset) else {}
+        unique = {} if origin not in (set, frozenset) else {"uniqueItems": True} if items is str else _SET
         return {"type": "array", "items": schema_of(items, place), **unique}
     if origin in _DICTS:
         return {"type": "object", "additionalProperties": schema_of(inner[1], place)}
@@ -219,6 +222,27 @@ Validator = Any
 """Of jsonschema's, whose classes are made at run time."""
 
 
+COSTLY = frozenset(
+    {
+        "pattern",
+        "patternProperties",
+        "$ref",
+        "$dynamicRef",
+        "$recursiveRef",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    }
+)
+"""Keywords whose check can take any time, by what they say or by how they contain each other."""
+
+
+def is_costly(schema: Any) -> bool:
+    """Whether checking a few bytes against a schema can take long."""
+    if isinstance(schema, Mapping):
+        return not COSTLY.isdisjoint(schema) or any(is_costly(one) for one in schema.values())
+    return isinstance(schema, (list, tuple)) and any(is_costly(one) for one in schema)
+
+
 def make_validator(schema: Mapping[str, Any]) -> Validator:
     """Return what checks values against a schema."""
     import jsonschema
@@ -226,12 +250,48 @@ def make_validator(schema: Mapping[str, Any]) -> Validator:
 
     # A registry without a way out: a `$ref` to elsewhere is no reason to fetch anything.
     registry: Any = referencing.Registry()
-    return jsonschema.Draft202012Validator(schema, registry=registry)
+    made: Any = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": _unique_items})
+    return made(schema, registry=registry)
+
+
+def _unique_items(validator: Validator, wanted: bool, value: Any, _schema: Any) -> Iterator[Exception]:
+    """Check `uniqueItems` in a time that grows as the items do; jsonschema compares each with each other."""
+    import jsonschema
+
+    # By their texts: a cell could choose numbers whose hashes are all the same.
+    if wanted and validator.is_type(value, "array") and len({_text(item) for item in value}) < len(value):
+        yield jsonschema.ValidationError(f"{value!r} has non-unique elements")
+
+
+def _text(value: Any) -> str:
+    """Return a text that equal values of JSON have in common."""
+    return json.dumps(_plain_numbers(value), sort_keys=True)
+
+
+def _plain_numbers(value: Any) -> Any:
+    # 1 and 1.0 are the same number.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain_numbers(item) for key, item in value.items()}
+    return value
 
 
 def check_arguments(validator: Validator, arguments: dict[str, Any]) -> None:
-    """Raise ToolArgumentsError if arguments are not what a schema describes; the message names the place."""
-    error = next(iter(validator.iter_errors(arguments)), None)
+    """Raise ToolArgumentsError if arguments are not what a schema describes; the message names the place.
+
+    May take any time, see `is_costly`; what comes from cells is checked by checking.py.
+    """
+    import referencing.exceptions
+
+    try:
+        error = next(iter(validator.iter_errors(arguments)), None)
+    except RecursionError as exc:
+        raise ToolArgumentsError("the arguments are nested too deeply") from exc
+    except (ArithmeticError, re.error, referencing.exceptions.Unresolvable) as exc:
+        raise ToolArgumentsError(f"the tool's schema cannot be applied: {str(exc)[:500]}") from exc
     if error is not None:
         place = error.json_path.removeprefix("$").lstrip(".")
         raise ToolArgumentsError(f"{place}: {error.message[:1000]}" if place else error.message[:1000])

@@ -90,7 +90,7 @@ class Cells(Protocol):
         """Wait until it is known whether a cell runs: a call of its can be quicker than its status."""
 
     def scope(self, cell: str) -> CellScope | None:
-        """Return what holds for the cell of that message id; None if no such cell is under way."""
+        """Return what holds for the cell of that message id; None if no such cell is under way: it may call nothing."""
 
     def scopes(self) -> Iterable[CellScope]:
         """Give those of all cells that are under way."""

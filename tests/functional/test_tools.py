@@ -316,6 +316,27 @@ async def test_tools_can_be_narrowed_for_a_sandbox_and_for_a_cell(registry: Tool
         assert "may not be used by this cell" in shown
 
 
+async def test_a_thread_that_outlives_its_cell_calls_nothing(registry: ToolRegistry) -> None:
+    late = """
+import threading, time
+seen = []
+def later():
+    time.sleep(1)
+    try: seen.append(call())
+    except Exception as exc: seen.append(f"{type(exc).__name__}: {exc}")
+call = lambda call=tools.weather: call(city="Rome")
+thread = threading.Thread(target=later)
+thread.start()
+"""
+    async with Sandbox(tools=registry) as sandbox:
+        await text(sandbox, late, available_tools=["weather"])
+        await asyncio.sleep(2)
+        shown = await text(sandbox, "thread.join()\nprint(seen)")
+        assert "ToolDeniedError: the cell that this call belongs to is not running" in shown
+        # A cell that waits for its threads.
+        assert "Rome" in await text(sandbox, f"{late}thread.join()\nprint(seen)", available_tools=["weather"])
+
+
 async def test_approval_is_asked_for_and_remembered_if_told_so(registry: ToolRegistry, tmp_path: Path) -> None:
     asked: list[str] = []
     answers = iter(["y", "n", "a"])

@@ -467,3 +467,17 @@ async def test_who_is_denied_gets_no_arguments_checked(rig: Rig) -> None:
     rig.call("asked_too", 4, arguments={"value": 4})
     assert (await rig.session.answers(4))[3]["error"] == "ToolArgumentsError"
     assert len(rig.cells.asked) == 1
+
+
+async def test_a_call_of_no_running_cell_is_refused_whatever_the_policy(rig: Rig) -> None:
+    called = []
+    rig.registry.register_tool("allowed", lambda: called.append(1), policy="allow")
+    for number, cell in enumerate(["cell-of-yesterday", "", "deadbeef_1"]):
+        rig.call("allowed", number, cell=cell)
+    answers = await rig.session.answers(3)
+    assert {said["error"] for said in answers} == {"ToolDeniedError"}
+    assert "is not running" in answers[0]["message"]
+    rig.cells.running = ""
+    rig.call("allowed", 4)
+    assert (await rig.session.answers(4))[3]["error"] == "ToolDeniedError"
+    assert called == []

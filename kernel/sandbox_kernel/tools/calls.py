@@ -213,7 +213,7 @@ class ToolCalls:
         limits = [self.available, scope.available if scope else None, *(one.available for one in self._cells.scopes())]
         return all(limit is None or any(fnmatchcase(name, pattern) for pattern in limit) for limit in limits)
 
-    def _find(self, request: Request, scope: CellScope | None) -> Tool:
+    def _find(self, request: Request, scope: CellScope) -> Tool:
         tool = self.registry.find(request.name, request.kind)
         if not self._may_use(tool.name, scope):
             raise UnknownToolError(f"the {tool.kind} {tool.name!r} may not be used by this cell")
@@ -232,6 +232,11 @@ class ToolCalls:
             if scope is not None:
                 ids["correlation_id"] = f"{scope.correlation_id}.{ids['correlation_id'].rpartition('.')[2]}"
             outcome.fields = {"kind": request.kind, "tool": request.name}
+            if scope is None:
+                raise ToolDeniedError(
+                    "the cell that this call belongs to is not running (any more): threads and tasks call tools while "
+                    "their cell waits for them"
+                )
             header, buffers = await self._value(key, request, scope, ids["correlation_id"], outcome, size)
         except asyncio.CancelledError:
             outcome.outcome = "cancelled"
@@ -252,7 +257,7 @@ class ToolCalls:
         self,
         key: tuple[int, int],
         request: Request,
-        scope: CellScope | None,
+        scope: CellScope,
         correlation_id: str,
         outcome: Outcome,
         size: int,
@@ -273,11 +278,9 @@ class ToolCalls:
         # Large values are brought into their form beside the loop.
         return await asyncio.to_thread(encode, value, limit) if _is_large(value) else encode(value, limit)
 
-    def _context(
-        self, request: Request, scope: CellScope | None, correlation_id: str, on_progress: Any
-    ) -> RuntimeContext:
+    def _context(self, request: Request, scope: CellScope, correlation_id: str, on_progress: Any) -> RuntimeContext:
         fixed = self.registry.settings.context
-        variables = {**self.variables, **(scope.variables if scope else {}), **request.context, **fixed}
+        variables = {**self.variables, **scope.variables, **request.context, **fixed}
         return RuntimeContext(MappingProxyType(variables), correlation_id, frozenset(fixed), on_progress=on_progress)
 
     def _progress(self, key: tuple[int, int]) -> Any:

@@ -232,11 +232,6 @@ class ToolCalls:
             if scope is not None:
                 ids["correlation_id"] = f"{scope.correlation_id}.{ids['correlation_id'].rpartition('.')[2]}"
             outcome.fields = {"kind": request.kind, "tool": request.name}
-            if scope is None:
-                raise ToolDeniedError(
-                    "the cell that this call belongs to is not running (any more): threads and tasks call tools while "
-                    "their cell waits for them"
-                )
             header, buffers = await self._value(key, request, scope, ids["correlation_id"], outcome, size)
         except asyncio.CancelledError:
             outcome.outcome = "cancelled"
@@ -257,11 +252,16 @@ class ToolCalls:
         self,
         key: tuple[int, int],
         request: Request,
-        scope: CellScope,
+        scope: CellScope | None,
         correlation_id: str,
         outcome: Outcome,
         size: int,
     ) -> tuple[dict[str, Any], list[Buffer]]:
+        if scope is None:
+            raise ToolDeniedError(
+                "the cell that this call belongs to is not running (any more): threads and tasks call tools while "
+                "their cell waits for them"
+            )
         await self.registry.refresh(request.kind, request.name)
         tool = self._find(request, scope)
         shown = redacted(request.arguments, tool.input_schema, tool.secrets)

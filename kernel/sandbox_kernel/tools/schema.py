@@ -250,8 +250,8 @@ def make_validator(schema: Mapping[str, Any]) -> Validator:
 
     # A registry without a way out: a `$ref` to elsewhere is no reason to fetch anything.
     registry: Any = referencing.Registry()
-    made: Any = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": _unique_items})
-    return made(schema, registry=registry)
+    extend: Any = jsonschema.validators.extend
+    return extend(jsonschema.Draft202012Validator, {"uniqueItems": _unique_items})(schema, registry=registry)
 
 
 def _unique_items(validator: Validator, wanted: bool, value: Any, _schema: Any) -> Iterator[Exception]:

@@ -481,3 +481,39 @@ async def test_a_call_of_no_running_cell_is_refused_whatever_the_policy(rig: Rig
     rig.call("allowed", 4)
     assert (await rig.session.answers(4))[3]["error"] == "ToolDeniedError"
     assert called == []
+
+
+async def test_results_that_nobody_takes_are_bounded(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, max_result=1000)
+    begun = 0
+
+    async def large() -> bytes:
+        nonlocal begun
+        begun += 1
+        # The link is full from now on.
+        rig.session.tool_backlog = calls.MAX_PROGRESS
+        await asyncio.sleep(0.1)
+        return b"x" * 1000
+
+    rig.registry.register_tool("large", large)
+    for number in range(200):
+        rig.call("large", number)
+    await asyncio.sleep(0.5)
+    # Those that had begun before; no other one begins.
+    assert begun <= rig.registry.settings.max_parallel
+    assert rig.calls._waiting <= calls.WAITING_RESULTS * 1000
+    assert rig.session.sent == []
+    held = begun
+
+    async def small() -> bytes:
+        return b"x"
+
+    rig.registry.remove("large")
+    rig.registry.register_tool("large", small)
+    rig.session.tool_backlog = 0
+    answers = await rig.session.answers(200)
+    assert [said["do"] for said in answers].count("error") == held - calls.WAITING_RESULTS
+    assert {said["error"] for said in answers if said["do"] == "error"} == {"ToolExecutionError"}
+    assert rig.calls._waiting == 0
+    # One result may always wait, and one that nobody takes goes with its connection.
+    await rig.calls.close()

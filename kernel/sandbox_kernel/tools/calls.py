@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 MAX_REQUEST = 4 * 1024 * 1024
 MAX_CALLS = 1000
 """Requests of one session that are served or wait; what comes beyond is not answered."""
+WAITING_RESULTS = 4
+"""Times `Tools.max_result` that the results of one session may have which wait for the sandbox to take them."""
 MAX_LEFT_BEHIND = 100
 """Blocking tools that nobody waits for any more and that have not ended; then no other one is started."""
 MAX_MESSAGE = 4000
@@ -89,6 +91,8 @@ class ToolCalls:
         self._room = asyncio.Semaphore(max(1, registry.settings.max_parallel))
         self._under_way: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._left_behind = 0
+        self._waiting = 0
+        """Bytes of results that wait until there is room."""
         self._checker = ArgumentChecker()
         self._numbers = itertools.count(1)
         self._session_id = new_correlation_id()
@@ -166,6 +170,8 @@ class ToolCalls:
 
     async def _serve(self, key: tuple[int, int], request: dict[str, Any], size: int) -> None:
         async with self._room:
+            # Who takes no answers gets nothing done that would be answered.
+            await self._session.room_for_tools()
             await self.registry.load()
             if request["do"] == "list":
                 await self.registry.refresh()
@@ -180,7 +186,7 @@ class ToolCalls:
 
     def _send(self, key: tuple[int, int], said: dict[str, Any], data: list[Buffer]) -> None:
         text = json.dumps({"id": key[1], "version": self._version(), **said}).encode()
-        size = sum(memoryview(one).nbytes for one in data)
+        size = _size(data)
         self._session.send_tool_frame(key[0], [FRAME.pack(len(text), size), text, *data])
 
     def _version(self) -> str:
@@ -243,8 +249,12 @@ class ToolCalls:
             said = {"do": "error", "error": type(exc).__name__, "message": message[:MAX_MESSAGE], **ids}
             await self._reply(key, said)
         else:
-            outcome.result_bytes = sum(memoryview(one).nbytes for one in buffers)
-            await self._reply(key, {"do": "result", "value": header, **ids}, buffers)
+            outcome.result_bytes = _size(buffers)
+            self._waiting += outcome.result_bytes
+            try:
+                await self._reply(key, {"do": "result", "value": header, **ids}, buffers)
+            finally:
+                self._waiting -= outcome.result_bytes
         finally:
             self._note_end(ids["correlation_id"], outcome, time.monotonic() - began)
 
@@ -276,7 +286,14 @@ class ToolCalls:
         value = await self._run(tool, request.arguments, context, timeout)
         limit = self.registry.settings.max_result
         # Large values are brought into their form beside the loop.
-        return await asyncio.to_thread(encode, value, limit) if _is_large(value) else encode(value, limit)
+        found = await asyncio.to_thread(encode, value, limit) if _is_large(value) else encode(value, limit)
+        waiting, most = self._waiting, WAITING_RESULTS * limit
+        if waiting and waiting + _size(found[1]) > most:
+            raise ToolExecutionError(
+                f"the tool was called, and its value of {_size(found[1])} bytes is lost: {waiting} bytes of other calls' "
+                f"wait to be taken, and at most {most} may; make fewer calls at once"
+            )
+        return found
 
     def _context(self, request: Request, scope: CellScope, correlation_id: str, on_progress: Any) -> RuntimeContext:
         fixed = self.registry.settings.context
@@ -385,6 +402,10 @@ def _is_large(value: Any) -> bool:
     return not isinstance(value, (str, bytes, bytearray, int, float, bool, type(None))) and (
         not isinstance(value, (list, dict)) or len(value) > 100
     )
+
+
+def _size(buffers: list[Buffer]) -> int:
+    return sum(memoryview(one).nbytes for one in buffers)
 
 
 def _outcome(error: Exception) -> str:

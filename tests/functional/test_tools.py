@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ if sys.platform != "linux":
 
 SIZE = 50_000_000
 
-caught: list[threading.Event] = []
+caught: list[RuntimeContext] = []
 
 
 def weather(city: str, days: int = 1) -> dict[str, Any]:
@@ -52,9 +51,10 @@ class OwnError(Exception):
 
 def hang() -> None:
     """Never answer."""
-    event = current_context().cancelled
-    caught.append(event)
-    event.wait(60)
+    context = current_context()
+    assert context.cancelled is False
+    caught.append(context)
+    context.wait_cancelled(60)
 
 
 def large(size: int) -> bytes:
@@ -234,7 +234,8 @@ async def test_an_interrupt_ends_the_call_and_the_cell_goes_on(sandbox: Sandbox)
             assert sandbox.interrupt()
     assert Stream("stdout", "2\n") in outputs
     # The tool is told that nobody waits any more.
-    assert await asyncio.to_thread(caught[0].wait, 30)
+    assert await asyncio.to_thread(caught[0].wait_cancelled, 30)
+    assert caught[0].cancelled is True
 
 
 async def test_progress_is_shown_and_can_be_followed(sandbox: Sandbox) -> None:

@@ -290,8 +290,8 @@ class ToolCalls:
         waiting, most = self._waiting, WAITING_RESULTS * limit
         if waiting and waiting + _size(found[1]) > most:
             raise ToolExecutionError(
-                f"the tool was called, and its value of {_size(found[1])} bytes is lost: {waiting} bytes of other calls' "
-                f"wait to be taken, and at most {most} may; make fewer calls at once"
+                f"the tool was called, and its value of {_size(found[1])} bytes is lost: {waiting} bytes of other "
+                f"calls' wait to be taken, and at most {most} may; make fewer calls at once"
             )
         return found
 
@@ -329,7 +329,7 @@ class ToolCalls:
             raise ToolTimeoutError(f"the {tool.kind} {tool.name!r} took longer than {timeout:g} s")
         finally:
             if not running.done():
-                context.cancelled.set()
+                context.cancel()
                 running.cancel()
 
     async def _in_thread(self, tool: Tool, arguments: dict[str, Any], context: RuntimeContext) -> Any:

@@ -81,12 +81,18 @@ class Signature:
             properties[one.name] = self._property(one, hint, f"{owner}: the parameter {one.name!r}", texts)
             if one.default is one.empty:
                 required.append(one.name)
+        shared: dict[str, Any] = {}
+        properties = {name: _share_definitions(one, shared) for name, one in properties.items()}
         self.schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": any_more}
+        if shared:
+            self.schema["$defs"] = shared
         if required:
             self.schema["required"] = required
 
     def _property(self, one: inspect.Parameter, hint: Any, place: str, described: Mapping[str, str]) -> dict[str, Any]:
         schema = schema_of(hint, place)
+        if _is_of_pydantic(one.default) and type(one.default).__name__ == "FieldInfo":
+            raise ToolRegistrationError(f"{place}: its Field(…) is no default; write Annotated[TYPE, Field(…)].")
         if one.name in described and "description" not in schema:
             schema = {**schema, "description": described[one.name]}
         if one.default is not one.empty:
@@ -137,7 +143,7 @@ def described(doc: str) -> dict[str, str]:
     return found
 
 
-def schema_of(hint: Any, place: str) -> dict[str, Any]:  # noqa: C901, PLR0911 - one line for each form
+def schema_of(hint: Any, place: str) -> dict[str, Any]:  # noqa: C901, PLR0911, PLR0912 - one line for each form
     """Return the schema of a type hint. Raises ToolRegistrationError for what has no form in JSON."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is object or hint is inspect.Parameter.empty:
@@ -148,6 +154,8 @@ def schema_of(hint: Any, place: str) -> dict[str, Any]:  # noqa: C901, PLR0911 -
         return {"type": "string", "format": _FORMATS[hint]}
     if hint in (set, frozenset):
         return {"type": "array", **_SET}
+    if _is_constrained(hint):
+        return dict(_adapter(hint, place).json_schema())
     if origin is typing.Annotated:
         schema = schema_of(inner[0], place)
         said = next((extra for extra in inner[1:] if isinstance(extra, str)), None)
@@ -157,6 +165,10 @@ def schema_of(hint: Any, place: str) -> dict[str, Any]:  # noqa: C901, PLR0911 -
         return {"enum": list(inner)}
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [schema_of(one, place) for one in inner]}
+    if origin is tuple and hint is not typing.Tuple and inner[1:] != (...,):  # noqa: UP006 - as somebody wrote it
+        places = [schema_of(one, place) for one in inner if one != ()]
+        fixed = {"prefixItems": places, "items": False} if places else {}
+        return {"type": "array", **fixed, "minItems": len(places), "maxItems": len(places)}
     if origin in _LISTS:
         items = inner[0] if inner else Any
         unique = {} if origin not in (set, frozenset) else {"uniqueItems": True} if items is str else _SET
@@ -179,8 +191,67 @@ def schema_of(hint: Any, place: str) -> dict[str, Any]:  # noqa: C901, PLR0911 -
     )
 
 
+def _is_constrained(hint: Any) -> bool:
+    """Whether a type hint has something in it that pydantic holds, such as ``Annotated[int, Field(ge=0)]``."""
+    extras = getattr(hint, "__metadata__", ()) if typing.get_origin(hint) is typing.Annotated else ()
+    return any(_is_of_pydantic(extra) for extra in extras) or any(map(_is_constrained, typing.get_args(hint)))
+
+
+def _is_of_pydantic(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] in ("pydantic", "annotated_types")
+
+
+def _adapter(hint: Any, place: str) -> Any:
+    try:
+        import pydantic
+
+        made = pydantic.TypeAdapter(hint)
+        made.json_schema()
+    except (ImportError, TypeError, RuntimeError) as exc:
+        raise ToolRegistrationError(f"{place}: pydantic cannot read its type ({exc}); give input_schema=….") from exc
+    return made
+
+
+def _share_definitions(schema: Any, shared: dict[str, Any]) -> Any:
+    """Return a schema whose definitions (`$defs`) are put among those that all parameters share.
+
+    References begin at the root of the whole schema, so pydantic's would lead nowhere from inside of it.
+    """
+    if isinstance(schema, list):
+        return [_share_definitions(one, shared) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    own = schema.get("$defs")
+    if not isinstance(own, dict):
+        return {key: _share_definitions(one, shared) for key, one in schema.items()}
+    names: dict[str, str] = {}
+    for name, one in own.items():
+        names[name] = name
+        while shared.get(names[name], one) != one:
+            # Another class of the same name.
+            names[name] += "_"
+    shared.update({names[name]: _with_references(one, names) for name, one in own.items()})
+    return _with_references({key: one for key, one in schema.items() if key != "$defs"}, names)
+
+
+def _with_references(schema: Any, names: Mapping[str, str]) -> Any:
+    """Return a schema whose references to definitions have other names."""
+    if isinstance(schema, list):
+        return [_with_references(one, names) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _with_references(one, names) for key, one in schema.items()}
+    place, slash, name = str(schema.get("$ref", "")).rpartition("/")
+    if place == "#/$defs" and name in names:
+        found["$ref"] = place + slash + names[name]
+    return found
+
+
 def _reader(hint: Any) -> Callable[[Any], Any] | None:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if _is_constrained(hint):
+        validated: Callable[[Any], Any] = _adapter(hint, "a parameter").validate_python
+        return validated
     if origin is typing.Annotated:
         return _reader(inner[0])
     if origin in (typing.Union, types.UnionType):

@@ -157,6 +157,22 @@ async def test_a_cell_calls_tools_in_every_way(sandbox: Sandbox) -> None:
     )
 
 
+async def test_parameters_may_have_any_name_and_tuples_are_tuples(registry: ToolRegistry) -> None:
+    def named(self: int, arguments: str, pair: tuple[int, str]) -> list[Any]:
+        return [self, arguments, list(pair)]
+
+    registry.register_tool("named", named)
+    code = """
+given = dict(self=1, arguments="a", pair=[2, "x"])
+print(tools.named(**given), tools.named.run(**given), await tools.named.arun(**given), *tools.named.stream(**given))
+print(tools.named)
+"""
+    async with Sandbox(tools=registry) as sandbox:
+        shown = (await text(sandbox, code)).splitlines()
+    assert shown[0] == " ".join(["[1, 'a', [2, 'x']]"] * 4)
+    assert "self: int" in shown[1]
+
+
 async def test_a_thousand_calls_and_fifty_at_once_are_all_right(sandbox: Sandbox) -> None:
     code = """
 import asyncio, threading

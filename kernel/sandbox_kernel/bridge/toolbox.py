@@ -295,7 +295,7 @@ class Tool:
             # Of this object's own, so that each shows its tool's parameters.
             setattr(self, method.__name__, Method(method, self.__doc__, self.__signature__))
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, /, **arguments: Any) -> Any:
         return self.run(**arguments)
 
     def __repr__(self) -> str:
@@ -314,7 +314,7 @@ class Tool:
         options = {**self._options, **kept, **({} if progress == "" else {"progress": progress})}
         return Tool(self._outside, self._kind, self._info, options)
 
-    def run(self, **arguments: Any) -> Any:
+    def run(self, /, **arguments: Any) -> Any:
         """Call the tool and return its value."""
         __tracebackhide__ = True
         show = self._options.get("progress", show_progress())
@@ -325,7 +325,7 @@ class Tool:
                 show(item)
         raise AssertionError("a call ends with its value")
 
-    def stream(self, **arguments: Any) -> Any:
+    def stream(self, /, **arguments: Any) -> Any:
         """Call the tool; iterate over its `Progress`, and over its value at the end."""
         __tracebackhide__ = True
         for item in self._answers(arguments):
@@ -346,7 +346,7 @@ class Tool:
         finally:
             connection.cancel(call)
 
-    async def arun(self, **arguments: Any) -> Any:
+    async def arun(self, /, **arguments: Any) -> Any:
         """Call the tool and return its value, other tasks going on meanwhile."""
         __tracebackhide__ = True
         loop = asyncio.get_running_loop()
@@ -398,7 +398,7 @@ class Method:
         self.__name__ = function.__name__
         self.__signature__ = shown
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, /, **arguments: Any) -> Any:
         __tracebackhide__ = True
         return self._function(**arguments)
 

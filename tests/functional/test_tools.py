@@ -213,6 +213,18 @@ print(table.to_pydict(), list(frame.n), array.sum(), agents.researcher(task="\\u
         ("tools.weather(city=3)", "ValueError", "city: 3 is not of type 'string'"),
         ("tools.weather(city=object())", "tools.ToolArgumentsError", "the arguments of a tool are what JSON holds"),
         ('tools.weather(city="x" * 5_000_000)', "tools.ToolArgumentsError", "at most 4194304 travel in a call"),
+        ("tools.weather.options(timeout=float('nan'))", "tools.ToolArgumentsError", "timeout is a number of seconds"),
+        ("tools.weather.options(timeout=-1)", "ValueError", "greater than 0, not -1"),
+        (
+            "tools.weather.options(context={'a': float('nan')})(city='x')",
+            "tools.ToolArgumentsError",
+            "the context of a",
+        ),
+        (
+            "sys = __import__('sys'); sys.set_int_max_str_digits(0); tools.weather(city=10**5000)",
+            "tools.ToolError",
+            "the request cannot be read",
+        ),
         ("tools.wether", "AttributeError", "did you mean 'weather'?"),
         ("tools['wether']", "LookupError", "did you mean 'weather'?"),
         ("tools.large(size=70_000_000)", "tools.ToolError", "at most 67108864 travel (Tools.max_result)"),

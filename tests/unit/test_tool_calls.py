@@ -195,7 +195,25 @@ async def test_what_is_no_frame_is_dropped(rig: Rig, data: bytes) -> None:
     rig.calls.on_frame(1, data)
     assert rig.calls.dropped == 1
     await asyncio.sleep(0)
-    assert rig.session.sent == []
+    ((_, said, rest),) = rig.session.sent
+    assert (said["id"], said["do"], rest) == (None, "error", b"")
+    # Who takes no answers gets none.
+    rig.session.tool_backlog = calls.MAX_PROGRESS
+    rig.calls.on_frame(1, data)
+    assert len(rig.session.sent) == 1
+
+
+@pytest.mark.parametrize("value", [b"9" * 5000, b"[" * 100_000 + b"]" * 100_000, b"NaN"], ids=["number", "deep", "nan"])
+async def test_a_call_that_cannot_be_read_is_answered(rig: Rig, value: bytes) -> None:
+    rig.registry.register_tool("echo", lambda value: value, input_schema={"properties": {"value": {}}})
+    for number, start in enumerate([b'{"id":0,"do":"call"', b'{"do": "call", "id": 1']):
+        data = start + b',"kind":"tool","name":"echo","cell":"cell-1","arguments":{"value":' + value + b"}}"
+        rig.calls.on_frame(1, FRAME.pack(len(data), 0) + data)
+        said = (await rig.session.answers(number + 1))[number]
+        assert (said["id"], said["do"]) == (number, "error")
+        assert "cannot be read" in said["message"]
+    rig.say({"do": "neither", "id": 7})
+    assert (await rig.session.answers(3))[2]["message"] == "the request is neither a list nor a call"
 
 
 async def test_a_pickle_in_the_arguments_is_text_and_nothing_more(rig: Rig) -> None:
@@ -319,14 +337,17 @@ async def test_calls_are_bounded_in_number(tmp_path: Path) -> None:
     for number in range(calls.MAX_CALLS + 50):
         rig.call("work", number)
     assert rig.calls.dropped == 50
-    await rig.session.answers(30)
+    refused = await rig.session.answers(50)
+    assert {said["id"] for said in refused} == set(range(calls.MAX_CALLS, calls.MAX_CALLS + 50))
+    assert "1000 calls of this session are under way" in refused[0]["message"]
+    await rig.session.answers(50 + 30)
     assert most == 3
     await rig.calls.close()
 
 
 async def test_a_sandbox_that_takes_no_answers_gets_no_more_made(rig: Rig) -> None:
     rig.registry.register_tool("work", lambda: "x" * 1000)
-    rig.session.tool_backlog = 1
+    rig.session.tool_backlog = calls.MAX_PROGRESS
     for number in range(calls.MAX_CALLS * 2):
         rig.call("work", number)
         rig.say({"do": "list", "id": number + 5000, "codec": True})

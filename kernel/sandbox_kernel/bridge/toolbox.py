@@ -115,7 +115,8 @@ class Connection:
         """Send a request; ``take`` is called with each answer (a dict) and its data, and with None at the end."""
         call = Call(next(self._numbers), take)
         # Before it is remembered: a request that cannot be written has no answer.
-        frame = _frame({**request, "id": call.number})
+        # Its number first: there it is found also if the rest cannot be read outside.
+        frame = _frame({"id": call.number, **request})
         with self._lock:
             lost = self.closed
             self._calls[call.number] = call
@@ -309,6 +310,8 @@ class Tool:
         ``timeout`` in seconds, never more than the configuration allows; ``context`` are variables that the tool sees;
         ``progress`` is called with each `Progress`, None hides it, by default it is displayed.
         """
+        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
+            raise ToolArgumentsError(f"timeout is a number of seconds greater than 0, not {timeout!r}")
         chosen = {"timeout": timeout, "context": context}
         kept = {name: value for name, value in chosen.items() if value is not None}
         options = {**self._options, **kept, **({} if progress == "" else {"progress": progress})}
@@ -375,6 +378,10 @@ class Tool:
             json.dumps(arguments, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as exc:
             raise ToolArgumentsError(f"the arguments of a tool are what JSON holds: {exc}") from None
+        try:
+            json.dumps(settings, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ToolArgumentsError(f"the context of a call is what JSON holds: {exc}") from None
         call = {"do": "call", "kind": self._kind, "name": self.name, "arguments": arguments, "cell": cell_id()}
         return {**call, **settings}
 

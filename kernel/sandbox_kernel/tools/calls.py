@@ -22,7 +22,7 @@ from sandbox_kernel.errors import (
     ToolTimeoutError,
     UnknownToolError,
 )
-from sandbox_kernel.host_tools import FRAME, Cells, CellScope, ToolSession, new_correlation_id
+from sandbox_kernel.host_tools import FRAME, Cells, CellScope, ToolSession, asked_number, new_correlation_id
 from sandbox_kernel.link.protocol import Buffer
 
 from .approval import Approvals
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAX_REQUEST = 4 * 1024 * 1024
 MAX_CALLS = 1000
-"""Requests of one session that are served or wait; what comes beyond is not answered."""
+"""Requests of one session that are served or wait; what comes beyond is refused."""
 WAITING_RESULTS = 4
 """Times `Tools.max_result` that the results of one session may have which wait for the sandbox to take them."""
 MAX_LEFT_BEHIND = 100
@@ -47,7 +47,7 @@ MAX_MESSAGE = 4000
 PROGRESS_INTERVAL = 0.05
 """Seconds between two words of progress that are passed on."""
 MAX_PROGRESS = 1024 * 1024
-"""Bytes that wait to leave for the sandbox beyond which nobody hears of progress."""
+"""Bytes that wait to leave for the sandbox beyond which nobody hears of progress, or of requests that were dropped."""
 MAX_CONTEXT = 100
 """Variables that a call may set."""
 
@@ -102,7 +102,7 @@ class ToolCalls:
     # ---- from the sandbox
 
     def on_frame(self, connection: int, data: Buffer) -> None:
-        """Take a frame; one that is broken is dropped."""
+        """Take a frame; who sent one that is broken, or one too many, hears that."""
         if not len(data):
             for key in [key for key in self._under_way if key[0] == connection]:
                 self._under_way[key].cancel()
@@ -111,20 +111,30 @@ class ToolCalls:
             request = _read(data)
             number, do = _number(request, "id"), request.get("do")
         except (ValueError, RecursionError):
-            self.dropped += 1
+            said = "the request cannot be read: it is no JSON, is nested too deeply or has too long a number in it"
+            self._drop(connection, asked_number(data), said)
             return
         key = (connection, number)
         if do == "cancel":
             if key in self._under_way:
                 self._under_way[key].cancel()
-        elif key in self._under_way or len(self._under_way) >= MAX_CALLS:
+        elif key in self._under_way:
             self.dropped += 1
+        elif len(self._under_way) >= MAX_CALLS:
+            self._drop(connection, number, f"{MAX_CALLS} calls of this session are under way; wait for some of them")
         elif do in ("list", "call"):
             task = asyncio.ensure_future(self._serve(key, request, len(data)))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._done(key, done))
         else:
-            self.dropped += 1
+            self._drop(connection, number, "the request is neither a list nor a call")
+
+    def _drop(self, connection: int, number: int | None, message: str) -> None:
+        """Do nothing for a request but say why, to who takes his answers. The number is None where none was found."""
+        self.dropped += 1
+        if self._session.tool_backlog < MAX_PROGRESS:
+            text = json.dumps({"id": number, "do": "error", "error": "ToolError", "message": message}).encode()
+            self._session.send_tool_frame(connection, [FRAME.pack(len(text), 0), text])
 
     def on_lost(self) -> None:
         """The sandbox is gone."""

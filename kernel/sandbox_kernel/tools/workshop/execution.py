@@ -223,7 +223,7 @@ class _Place:
         return output.decode(errors="replace"), command.exit_code
 
     async def answer(self) -> dict[str, Any] | None:
-        """Return the answer; None where there is none that can be read. Raises ToolExecutionError if it is too large."""
+        """Return the answer; None where none can be read. Raises ToolExecutionError if it is too large."""
         try:
             pieces = [piece async for piece in self._sandbox.read(f"{self.folder}/answer.json", limit=MAX_ANSWER)]
             found = json.loads(b"".join(pieces))

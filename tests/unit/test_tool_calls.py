@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -431,6 +432,7 @@ async def test_a_check_that_never_ends_is_given_up_and_holds_nobody_up(
     rig.registry.register_tool("hostile", lambda value: value, input_schema={"properties": {"value": schema}})
     rig.registry.register_tool("other", lambda value: value, input_schema={"properties": {"value": {}}})
     monkeypatch.setattr(checking, "CHECK_TIMEOUT", 0.5)
+    monkeypatch.setattr(checking, "START_ALLOWANCE", 0)
     rig.call("hostile", 1, arguments={"value": value})
     rig.call("other", 2, arguments={"value": 1})
     # The loop goes on, and so do the session's other calls.
@@ -505,7 +507,9 @@ async def test_a_call_of_no_running_cell_is_refused_whatever_the_policy(rig: Rig
 
 
 async def test_results_that_nobody_takes_are_bounded(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, max_result=1000)
+    size = 1_000_000
+    rig = Rig(tmp_path, max_result=size)
+    tracemalloc.start()
     begun = 0
 
     async def large() -> bytes:
@@ -514,7 +518,7 @@ async def test_results_that_nobody_takes_are_bounded(tmp_path: Path) -> None:
         # The link is full from now on.
         rig.session.tool_backlog = calls.MAX_PROGRESS
         await asyncio.sleep(0.1)
-        return b"x" * 1000
+        return b"x" * size
 
     rig.registry.register_tool("large", large)
     for number in range(200):
@@ -522,9 +526,13 @@ async def test_results_that_nobody_takes_are_bounded(tmp_path: Path) -> None:
     await asyncio.sleep(0.5)
     # Those that had begun before; no other one begins.
     assert begun <= rig.registry.settings.max_parallel
-    assert rig.calls._waiting <= calls.WAITING_RESULTS * 1000
+    assert rig.calls._waiting <= calls.WAITING_RESULTS * size
     assert rig.session.sent == []
     held = begun
+    # What is lost is not kept by the error that waits to be told.
+    kept = [trace.size for trace in tracemalloc.take_snapshot().traces if trace.size >= size]
+    tracemalloc.stop()
+    assert len(kept) <= calls.WAITING_RESULTS
 
     async def small() -> bytes:
         return b"x"

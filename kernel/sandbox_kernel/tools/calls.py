@@ -242,6 +242,24 @@ class ToolCalls:
         ids = {"correlation_id": f"{self._session_id}.{next(self._numbers)}"}
         outcome = Outcome()
         try:
+            said, buffers = await self._answer(key, raw, ids, outcome, size)
+            # The error is let go by now: its frames would keep a large value while this waits.
+            self._waiting += outcome.result_bytes
+            try:
+                await self._reply(key, {**said, **ids}, buffers)
+            finally:
+                self._waiting -= outcome.result_bytes
+        except asyncio.CancelledError:
+            outcome.outcome = "cancelled"
+            raise
+        finally:
+            self._note_end(ids["correlation_id"], outcome, time.monotonic() - began)
+
+    async def _answer(
+        self, key: tuple[int, int], raw: dict[str, Any], ids: dict[str, str], outcome: Outcome, size: int
+    ) -> tuple[dict[str, Any], list[Buffer]]:
+        """Call the tool; return what is said of it, and the bytes of its value."""
+        try:
             request = _read_call(raw)
             await self._cells.settle(request.cell)
             scope = self._cells.scope(request.cell)
@@ -249,24 +267,13 @@ class ToolCalls:
                 ids["correlation_id"] = f"{scope.correlation_id}.{ids['correlation_id'].rpartition('.')[2]}"
             outcome.fields = {"kind": request.kind, "tool": request.name}
             header, buffers = await self._value(key, request, scope, ids["correlation_id"], outcome, size)
-        except asyncio.CancelledError:
-            outcome.outcome = "cancelled"
-            raise
         except Exception as exc:  # noqa: BLE001 - the edge: a tool may raise anything, and the cell is to hear of it
             outcome.outcome, outcome.error = _outcome(exc), f"{type(exc).__name__}: {exc}"[:MAX_MESSAGE]
             # KeyError shows its message as Python would write it.
             message = str(exc.args[0]) if isinstance(exc, KeyError) and len(exc.args) == 1 else str(exc)
-            said = {"do": "error", "error": type(exc).__name__, "message": message[:MAX_MESSAGE], **ids}
-            await self._reply(key, said)
-        else:
-            outcome.result_bytes = _size(buffers)
-            self._waiting += outcome.result_bytes
-            try:
-                await self._reply(key, {"do": "result", "value": header, **ids}, buffers)
-            finally:
-                self._waiting -= outcome.result_bytes
-        finally:
-            self._note_end(ids["correlation_id"], outcome, time.monotonic() - began)
+            return {"do": "error", "error": type(exc).__name__, "message": message[:MAX_MESSAGE]}, []
+        outcome.result_bytes = _size(buffers)
+        return {"do": "result", "value": header}, buffers
 
     async def _value(
         self,

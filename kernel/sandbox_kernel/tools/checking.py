@@ -22,7 +22,9 @@ from .schema import Validator, check_arguments, make_validator
 from .tool import Tool
 
 CHECK_TIMEOUT = 10.0
-"""Seconds that a check may take, and the start of the process with the first one."""
+"""Seconds that a check may take."""
+START_ALLOWANCE = 20.0
+"""Seconds more for the first check of a process, which has to start."""
 LARGE = 16 * 1024
 """Bytes of a request from which it is checked in the other process, whatever its schema."""
 MAX_VALIDATORS = 100
@@ -61,14 +63,15 @@ class ArgumentChecker:
                     pipe.close()  # type: ignore[union-attr]
 
     async def _ask(self, request: Mapping[str, Any]) -> str:
+        timeout = CHECK_TIMEOUT + (START_ALLOWANCE if self._process is None else 0)
         process = self._process = self._process or _started()
         work = asyncio.ensure_future(asyncio.to_thread(_exchange, process, request))
         work.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            await asyncio.wait([work], timeout=CHECK_TIMEOUT)
+            await asyncio.wait([work], timeout=timeout)
             if not work.done():
                 raise ToolArgumentsError(
-                    f"checking the arguments took longer than {CHECK_TIMEOUT:g} s, so the tool was not called; "
+                    f"checking the arguments took longer than {timeout:g} s, so the tool was not called; "
                     "send less, or simpler values"
                 )
             return work.result()
@@ -108,7 +111,7 @@ def answer_requests() -> None:
     validators: dict[str, Validator] = {}
     for line in sys.stdin.buffer:
         # Who started this may be gone, and a pattern that is tried lets no code of ours run: the system ends it.
-        _end_after(2 * CHECK_TIMEOUT)
+        _end_after(CHECK_TIMEOUT + START_ALLOWANCE)
         error = _error_of(validators, line)
         _end_after(0)
         sys.stdout.write(json.dumps(error) + "\n")

@@ -22,6 +22,8 @@ from .requests import PendingRequests, Request
 
 MAX_REMEMBERED = 1000
 SETTLE_TIMEOUT, SETTLE_INTERVAL = 2.0, 0.005
+CALLERS = ("execute_request", "comm_msg", "comm_open")
+"""Requests whose code may call tools: cells, and the callbacks of widgets that a person used."""
 MAX_HELD = 100
 """Questions of cells that wait until one about a call is answered."""
 
@@ -56,13 +58,17 @@ class ToolCells:
         """Wait for the status of a cell that was sent; one behind it in the queue does not begin in that time."""
         deadline = time.monotonic() + SETTLE_TIMEOUT
         while (request := self._pending.by_id(cell)) is not None and time.monotonic() < deadline:
-            if request.busy or request.idle or request.failed or not request.is_cell:
+            if request.busy or request.idle or request.failed or request.deferred:
                 return
             await asyncio.sleep(SETTLE_INTERVAL)
 
     def scope(self, cell: str) -> CellScope | None:
-        """Return what holds for a cell that runs; None if no such one does."""
-        return CellScope(self._correlation_id(cell)) if self._running(cell) is not None else None
+        """Return what holds for a cell that runs, or a widget's callback; None if no such one does."""
+        request = self._pending.by_id(cell)
+        if request is None or request.msg_type not in CALLERS or request.idle or request.failed:
+            return None
+        # The status of a cell that an earlier kernel process sent is not this one's to publish.
+        return CellScope(self._correlation_id(cell)) if request.busy or request.deferred else None
 
     def scopes(self) -> Iterator[CellScope]:
         """Give none that narrows anything: in the kernel that is a matter of the session."""

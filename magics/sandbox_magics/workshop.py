@@ -27,6 +27,8 @@ list show invoke status cancel update versions rollback enable disable remove re
 """What `%sandbox tool` does."""
 ACTION = "tool"
 """What the configuration's approvals call a change of a tool that is there."""
+MAX_SHOWN = 100_000
+"""Characters of a value that are put into the notebook."""
 
 
 @cell_command(
@@ -228,11 +230,20 @@ def _write_run(context: CommandContext, run: Run) -> None:
     if run.stdout:
         context.write(run.stdout if run.stdout.endswith("\n") else f"{run.stdout}\n")
     if run.state == "done":
-        context.write(f"{json.dumps(run.value, ensure_ascii=False)}\n")
+        context.write(f"{_shown(json.dumps(run.value, ensure_ascii=False), run.tool)}\n")
     elif run.error:
         context.write(f"{run.error}\n", error=True)
     used = f"{run.seconds:.2f} s, processor {run.cpu:.2f} s, memory {run.memory / 1e6:.0f} MB"
     context.write(f"({run.id}: {run.state}{', ' + used if run.state != 'running' else ''})\n")
+
+
+def _shown(value: str, tool: str) -> str:
+    if len(value) <= MAX_SHOWN:
+        return value
+    return (
+        f"{value[:MAX_SHOWN]}…\n(The first {MAX_SHOWN} of {len(value)} characters are shown; "
+        f"in a cell, tools.{tool.rpartition('/')[2]}(…) returns them all.)"
+    )
 
 
 def _state(document: Document) -> str:

@@ -66,6 +66,30 @@ def test_cells_call_what_the_configuration_names(front_end: FrontEnd) -> None:
     assert front_end.finish(cell).stream() == "done\n"
 
 
+def test_a_widgets_callback_calls_tools_and_a_thread_whose_cell_has_ended_does_not(front_end: FrontEnd) -> None:
+    code = """
+import threading, time
+def on_comm(comm, opened):
+    comm.on_msg(lambda message: print(tools.where()))
+get_ipython().kernel.comm_manager.register_target("caller", on_comm)
+seen = []
+def later():
+    time.sleep(1)
+    try: seen.append(call())
+    except tools.ToolError as exc: seen.append(type(exc).__name__)
+call = tools.where
+thread = threading.Thread(target=later)
+thread.start()
+"""
+    assert front_end.run(code).status == "ok"
+    time.sleep(2)
+    assert front_end.run("thread.join()\nprint(seen)").stream() == "['ToolDeniedError']\n"
+    front_end.send("comm_open", {"comm_id": "one", "target_name": "caller", "data": {}})
+    clicked = front_end.send("comm_msg", {"comm_id": "one", "data": {}})
+    front_end.until(lambda: "idle" in clicked.statuses)
+    assert clicked.stream() == f"{len(SECRET)}\n"
+
+
 def test_names_and_parameters_are_completed_also_beside_a_cell(front_end: FrontEnd) -> None:
     def completed(code: str) -> list[str]:
         reply = front_end.ask("complete_request", {"code": code, "cursor_pos": len(code)})

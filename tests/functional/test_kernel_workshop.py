@@ -94,6 +94,14 @@ def test_mistakes_are_told(front_end: FrontEnd) -> None:
     assert "beside the notebook" in front_end.run("%sandbox tool register ..").error["evalue"]
 
 
+def test_of_a_long_value_the_notebook_gets_the_beginning(front_end: FrontEnd) -> None:
+    front_end.run('%%sandbox tool long\ndef long(n: int) -> str:\n    """x"""\n    return n * "x"')
+    shown = front_end.run("%sandbox tool invoke long n=3000000").stream()
+    assert len(shown) < 110_000
+    assert "(The first 100000 of 3000002 characters are shown; in a cell, tools.long(…) returns them all.)" in shown
+    assert front_end.run("print(len(tools.long(n=3000000)))").stream() == "3000000\n"
+
+
 def test_a_long_run_goes_on_behind_and_is_cancelled(front_end: FrontEnd) -> None:
     code = "import time\ndef slow(n: float) -> float:\n    '''Wait.'''\n    time.sleep(n)\n    return n"
     front_end.run(f"%%sandbox tool slow\n{code}")

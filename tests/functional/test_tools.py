@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ if sys.platform != "linux":
 
 SIZE = 50_000_000
 
-caught: list[threading.Event] = []
+caught: list[RuntimeContext] = []
 
 
 def weather(city: str, days: int = 1) -> dict[str, Any]:
@@ -52,9 +51,10 @@ class OwnError(Exception):
 
 def hang() -> None:
     """Never answer."""
-    event = current_context().cancelled
-    caught.append(event)
-    event.wait(60)
+    context = current_context()
+    assert context.cancelled is False
+    caught.append(context)
+    context.wait_cancelled(60)
 
 
 def large(size: int) -> bytes:
@@ -157,6 +157,22 @@ async def test_a_cell_calls_tools_in_every_way(sandbox: Sandbox) -> None:
     )
 
 
+async def test_parameters_may_have_any_name_and_tuples_are_tuples(registry: ToolRegistry) -> None:
+    def named(self: int, arguments: str, pair: tuple[int, str]) -> list[Any]:
+        return [self, arguments, list(pair)]
+
+    registry.register_tool("named", named)
+    code = """
+given = dict(self=1, arguments="a", pair=[2, "x"])
+print(tools.named(**given), tools.named.run(**given), await tools.named.arun(**given), *tools.named.stream(**given))
+print(tools.named)
+"""
+    async with Sandbox(tools=registry) as sandbox:
+        shown = (await text(sandbox, code)).splitlines()
+    assert shown[0] == " ".join(["[1, 'a', [2, 'x']]"] * 4)
+    assert "self: int" in shown[1]
+
+
 async def test_a_thousand_calls_and_fifty_at_once_are_all_right(sandbox: Sandbox) -> None:
     code = """
 import asyncio, threading
@@ -197,6 +213,18 @@ print(table.to_pydict(), list(frame.n), array.sum(), agents.researcher(task="\\u
         ("tools.weather(city=3)", "ValueError", "city: 3 is not of type 'string'"),
         ("tools.weather(city=object())", "tools.ToolArgumentsError", "the arguments of a tool are what JSON holds"),
         ('tools.weather(city="x" * 5_000_000)', "tools.ToolArgumentsError", "at most 4194304 travel in a call"),
+        ("tools.weather.options(timeout=float('nan'))", "tools.ToolArgumentsError", "timeout is a number of seconds"),
+        ("tools.weather.options(timeout=-1)", "ValueError", "greater than 0, not -1"),
+        (
+            "tools.weather.options(context={'a': float('nan')})(city='x')",
+            "tools.ToolArgumentsError",
+            "the context of a",
+        ),
+        (
+            "sys = __import__('sys'); sys.set_int_max_str_digits(0); tools.weather(city=10**5000)",
+            "tools.ToolError",
+            "the request cannot be read",
+        ),
         ("tools.wether", "AttributeError", "did you mean 'weather'?"),
         ("tools['wether']", "LookupError", "did you mean 'weather'?"),
         ("tools.large(size=70_000_000)", "tools.ToolError", "at most 67108864 travel (Tools.max_result)"),
@@ -234,7 +262,8 @@ async def test_an_interrupt_ends_the_call_and_the_cell_goes_on(sandbox: Sandbox)
             assert sandbox.interrupt()
     assert Stream("stdout", "2\n") in outputs
     # The tool is told that nobody waits any more.
-    assert await asyncio.to_thread(caught[0].wait, 30)
+    assert await asyncio.to_thread(caught[0].wait_cancelled, 30)
+    assert caught[0].cancelled is True
 
 
 async def test_progress_is_shown_and_can_be_followed(sandbox: Sandbox) -> None:
@@ -314,6 +343,27 @@ async def test_tools_can_be_narrowed_for_a_sandbox_and_for_a_cell(registry: Tool
         await text(sandbox, f"{late}\nthread = threading.Thread(target=later)\nthread.start()")
         shown = await text(sandbox, "go.set()\nthread.join()\nprint(seen)", available_tools=["variables"])
         assert "may not be used by this cell" in shown
+
+
+async def test_a_thread_that_outlives_its_cell_calls_nothing(registry: ToolRegistry) -> None:
+    late = """
+import threading, time
+seen = []
+def later():
+    time.sleep(1)
+    try: seen.append(call())
+    except Exception as exc: seen.append(f"{type(exc).__name__}: {exc}")
+call = lambda call=tools.weather: call(city="Rome")
+thread = threading.Thread(target=later)
+thread.start()
+"""
+    async with Sandbox(tools=registry) as sandbox:
+        await text(sandbox, late, available_tools=["weather"])
+        await asyncio.sleep(2)
+        shown = await text(sandbox, "thread.join()\nprint(seen)")
+        assert "ToolDeniedError: the cell that this call belongs to is not running" in shown
+        # A cell that waits for its threads.
+        assert "Rome" in await text(sandbox, f"{late}thread.join()\nprint(seen)", available_tools=["weather"])
 
 
 async def test_approval_is_asked_for_and_remembered_if_told_so(registry: ToolRegistry, tmp_path: Path) -> None:

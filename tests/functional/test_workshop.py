@@ -22,7 +22,7 @@ from sandbox_kernel.errors import (
     ToolValidationError,
     UnknownToolError,
 )
-from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings
+from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings, execution
 
 if sys.platform != "linux":
     pytest.skip("there is no provider for this system yet", allow_module_level=True)
@@ -96,6 +96,14 @@ async def test_what_a_tool_raises_prints_or_leaves_out_is_told(workshop: Worksho
     assert (await workshop.invoke("later", {})).value == 5
     with pytest.raises(ToolArgumentsError, match="n: 'x' is not of type 'integer'"):
         await workshop.invoke("fails", {"n": "x"})
+
+
+async def test_too_large_a_value_is_named_as_such(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await workshop.register("long", 'def long(n: int) -> str:\n    """x"""\n    return n * "x"')
+    monkeypatch.setattr(execution, "MAX_ANSWER", 5000)
+    assert (await workshop.invoke("long", {"n": 4000})).value == 4000 * "x"
+    with pytest.raises(ToolExecutionError, match="the tool returned more than 5000 bytes as JSON"):
+        await workshop.invoke("long", {"n": 6000})
 
 
 async def test_a_long_run_is_ended_in_time_or_cancelled(workshop: Workshop) -> None:

@@ -52,7 +52,8 @@ def call(name, cell="", **more):
         say(sock, {**request, **more})
         said = hear(sock)
         return said.get("error", said["do"])
-own = get_ipython().get_parent()["header"]["msg_id"]
+def own():
+    return get_ipython().get_parent()["header"]["msg_id"]
 """
 
 
@@ -77,8 +78,8 @@ def test_a_hostile_cell_gets_no_more_than_the_configuration_says(folder: Path, t
         # Names that the configuration does not have; what it denies; approvals that the call claims for itself.
         code = """
 names = ["os:system", "tests.functional.sample_tools:note", "note.__globals__", "__import__", "note "]
-print([call(name) for name in names])
-print(call("forbidden", own), call("forbidden", own, policy="allow", approved=True))
+print([call(name, own()) for name in names])
+print(call("forbidden", own()), call("forbidden", own(), policy="allow", approved=True))
 """
         shown = front_end.run(code).stream().splitlines()
         assert json.loads(shown[0].replace("'", '"')) == ["UnknownToolError"] * 5
@@ -87,6 +88,9 @@ print(call("forbidden", own), call("forbidden", own, policy="allow", approved=Tr
         # Another cell's approval: of one that ended, of one that nobody ran.
         code = f"print([call('note', cell) for cell in ({waits.msg_id!r}, {other.msg_id!r}, 'x', '')])"
         assert front_end.run(code).stream() == f"{['ToolDeniedError'] * 4}\n"
+        # Nor is anything called, whatever its policy, in the name of a cell that does not run.
+        code = f"print([call('where', cell, arguments={{}}) for cell in ({waits.msg_id!r}, 'x', '', own())])"
+        assert front_end.run(code).stream() == f"{['ToolDeniedError'] * 3 + ['result']}\n"
         assert not noted.exists()
 
         # What is sent as a question's answer, by the cell, on the kernel's own channels.
@@ -118,10 +122,10 @@ for sock in greedy:
             say(sock, {"do": "list", "id": number, "codec": True})
     except TimeoutError:
         pass
-print(call("where", own))
+print(call("where", own()))
 """
         # A call after so many lists may wait for them, or be one too many; the kernel goes on in both cases.
-        front_end.run(code.replace('print(call("where", own))', ""))
+        front_end.run(code.replace('print(call("where", own()))', ""))
         assert kernel.memory() < MEMORY
         assert front_end.run("[sock.close() for sock in greedy]\nprint('on')").stream() == "on\n"
         assert front_end.run("print(tools.where())").stream() == "15\n"

@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sandbox_kernel.errors import CommandError, ToolRegistrationError, UnknownTo
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.host_tools import FRAME, CellScope
 from sandbox_kernel.link.protocol import Buffer
-from sandbox_kernel.tools import ToolRegistry, calls, current_context
+from sandbox_kernel.tools import ToolRegistry, calls, checking, current_context
 from sandbox_kernel.tools.calls import ToolCalls
 from sandbox_kernel.tools.settings import Tools
 
@@ -195,7 +196,25 @@ async def test_what_is_no_frame_is_dropped(rig: Rig, data: bytes) -> None:
     rig.calls.on_frame(1, data)
     assert rig.calls.dropped == 1
     await asyncio.sleep(0)
-    assert rig.session.sent == []
+    ((_, said, rest),) = rig.session.sent
+    assert (said["id"], said["do"], rest) == (None, "error", b"")
+    # Who takes no answers gets none.
+    rig.session.tool_backlog = calls.MAX_PROGRESS
+    rig.calls.on_frame(1, data)
+    assert len(rig.session.sent) == 1
+
+
+@pytest.mark.parametrize("value", [b"9" * 5000, b"[" * 100_000 + b"]" * 100_000, b"NaN"], ids=["number", "deep", "nan"])
+async def test_a_call_that_cannot_be_read_is_answered(rig: Rig, value: bytes) -> None:
+    rig.registry.register_tool("echo", lambda value: value, input_schema={"properties": {"value": {}}})
+    for number, start in enumerate([b'{"id":0,"do":"call"', b'{"do": "call", "id": 1']):
+        data = start + b',"kind":"tool","name":"echo","cell":"cell-1","arguments":{"value":' + value + b"}}"
+        rig.calls.on_frame(1, FRAME.pack(len(data), 0) + data)
+        said = (await rig.session.answers(number + 1))[number]
+        assert (said["id"], said["do"]) == (number, "error")
+        assert "cannot be read" in said["message"]
+    rig.say({"do": "neither", "id": 7})
+    assert (await rig.session.answers(3))[2]["message"] == "the request is neither a list nor a call"
 
 
 async def test_a_pickle_in_the_arguments_is_text_and_nothing_more(rig: Rig) -> None:
@@ -319,14 +338,17 @@ async def test_calls_are_bounded_in_number(tmp_path: Path) -> None:
     for number in range(calls.MAX_CALLS + 50):
         rig.call("work", number)
     assert rig.calls.dropped == 50
-    await rig.session.answers(30)
+    refused = await rig.session.answers(50)
+    assert {said["id"] for said in refused} == set(range(calls.MAX_CALLS, calls.MAX_CALLS + 50))
+    assert "1000 calls of this session are under way" in refused[0]["message"]
+    await rig.session.answers(50 + 30)
     assert most == 3
     await rig.calls.close()
 
 
 async def test_a_sandbox_that_takes_no_answers_gets_no_more_made(rig: Rig) -> None:
     rig.registry.register_tool("work", lambda: "x" * 1000)
-    rig.session.tool_backlog = 1
+    rig.session.tool_backlog = calls.MAX_PROGRESS
     for number in range(calls.MAX_CALLS * 2):
         rig.call("work", number)
         rig.say({"do": "list", "id": number + 5000, "codec": True})
@@ -393,3 +415,134 @@ async def test_names_must_be_new_and_well_formed(rig: Rig) -> None:
 
 def test_frames_are_what_struct_says() -> None:
     assert struct.calcsize("!II") == FRAME.size
+
+
+HOSTILE = {
+    "pattern": ({"type": "string", "pattern": r"^(\w+\s?)+$"}, "a" * 40 + "!"),
+    "key": ({"type": "object", "patternProperties": {r"^(\w+\s?)+$": {}}}, {"a" * 40 + "!": 1}),
+    "large": ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, [[n, [n]] for n in range(100_000)]),
+}
+
+
+@pytest.mark.parametrize("kind", ["pattern", "key"])
+async def test_a_check_that_never_ends_is_given_up_and_holds_nobody_up(
+    rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema, value = HOSTILE[kind]
+    rig.registry.register_tool("hostile", lambda value: value, input_schema={"properties": {"value": schema}})
+    rig.registry.register_tool("other", lambda value: value, input_schema={"properties": {"value": {}}})
+    monkeypatch.setattr(checking, "CHECK_TIMEOUT", 0.5)
+    monkeypatch.setattr(checking, "START_ALLOWANCE", 0)
+    rig.call("hostile", 1, arguments={"value": value})
+    rig.call("other", 2, arguments={"value": 1})
+    # The loop goes on, and so do the session's other calls.
+    assert (await rig.session.answers())[0]["id"] == 2
+    said = (await rig.session.answers(2))[1]
+    assert said["error"] == "ToolArgumentsError"
+    assert "checking the arguments took longer" in said["message"]
+    monkeypatch.undo()
+    # The next one has another process.
+    rig.call("hostile", 3, arguments={"value": "fine" if kind == "pattern" else {"fine": 1}})
+    assert (await rig.session.answers(3))[2]["do"] == "result"
+
+
+async def test_an_interrupt_ends_a_check(rig: Rig) -> None:
+    schema, value = HOSTILE["pattern"]
+    rig.registry.register_tool("hostile", lambda value: value, input_schema={"properties": {"value": schema}})
+    rig.call("hostile", 1, arguments={"value": value})
+    while rig.calls._checker._process is None:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    process = rig.calls._checker._process
+    rig.say({"do": "cancel", "id": 1})
+    while rig.calls._under_way:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert process.poll() is not None
+    rig.call("hostile", 2, arguments={"value": "fine"})
+    assert (await rig.session.answers())[0]["do"] == "result"
+
+
+async def test_large_arguments_are_checked_beside_and_found_wrong(rig: Rig) -> None:
+    schema, value = HOSTILE["large"]
+    rig.registry.register_tool("take", len, input_schema={"properties": {"obj": schema}})
+    rig.call("take", 1, arguments={"obj": [*value[:2000], [1, 1.0]]})
+    rig.call("take", 2, arguments={"obj": [*value[:2000], [[1], True, 1]]})
+    answers = {said["id"]: said for said in await rig.session.answers(2)}
+    assert "[1, 1.0] has non-unique elements" in answers[1]["message"]
+    assert "non-unique" not in str(answers[2].get("message"))
+
+
+async def test_who_is_denied_gets_no_arguments_checked(rig: Rig) -> None:
+    schema, value = HOSTILE["pattern"]
+    options = {"input_schema": {"properties": {"value": schema}}}
+    rig.registry.register_tool("denied", lambda value: value, policy="deny", **options)
+    rig.registry.register_tool("asked", lambda value: value, policy="ask", **options)
+    rig.call("denied", 1, arguments={"value": value})
+    assert (await rig.session.answers())[0]["error"] == "ToolDeniedError"
+    rig.cells.answer = "never"
+    rig.call("asked", 2, arguments={"value": "fine"})
+    assert (await rig.session.answers(2))[1]["error"] == "ToolDeniedError"
+    asker = rig.calls._checker._process
+    rig.call("asked", 3, arguments={"value": value})
+    assert (await rig.session.answers(3))[2]["error"] == "ToolDeniedError"
+    assert rig.calls._checker._process is asker
+    # Nobody is asked about what could not be called.
+    rig.registry.register_tool("asked_too", lambda value: value, policy="ask", **options)
+    rig.call("asked_too", 4, arguments={"value": 4})
+    assert (await rig.session.answers(4))[3]["error"] == "ToolArgumentsError"
+    assert len(rig.cells.asked) == 1
+
+
+async def test_a_call_of_no_running_cell_is_refused_whatever_the_policy(rig: Rig) -> None:
+    called = []
+    rig.registry.register_tool("allowed", lambda: called.append(1), policy="allow")
+    for number, cell in enumerate(["cell-of-yesterday", "", "deadbeef_1"]):
+        rig.call("allowed", number, cell=cell)
+    answers = await rig.session.answers(3)
+    assert {said["error"] for said in answers} == {"ToolDeniedError"}
+    assert "is not running" in answers[0]["message"]
+    rig.cells.running = ""
+    rig.call("allowed", 4)
+    assert (await rig.session.answers(4))[3]["error"] == "ToolDeniedError"
+    assert called == []
+
+
+async def test_results_that_nobody_takes_are_bounded(tmp_path: Path) -> None:
+    size = 1_000_000
+    rig = Rig(tmp_path, max_result=size)
+    tracemalloc.start()
+    begun = 0
+
+    async def large() -> bytes:
+        nonlocal begun
+        begun += 1
+        # The link is full from now on.
+        rig.session.tool_backlog = calls.MAX_PROGRESS
+        await asyncio.sleep(0.1)
+        return b"x" * size
+
+    rig.registry.register_tool("large", large)
+    for number in range(200):
+        rig.call("large", number)
+    await asyncio.sleep(0.5)
+    # Those that had begun before; no other one begins.
+    assert begun <= rig.registry.settings.max_parallel
+    assert rig.calls._waiting <= calls.WAITING_RESULTS * size
+    assert rig.session.sent == []
+    held = begun
+    # What is lost is not kept by the error that waits to be told.
+    kept = [trace.size for trace in tracemalloc.take_snapshot().traces if trace.size >= size]
+    tracemalloc.stop()
+    assert len(kept) <= calls.WAITING_RESULTS
+
+    async def small() -> bytes:
+        return b"x"
+
+    rig.registry.remove("large")
+    rig.registry.register_tool("large", small)
+    rig.session.tool_backlog = 0
+    answers = await rig.session.answers(200)
+    assert [said["do"] for said in answers].count("error") == held - calls.WAITING_RESULTS
+    assert {said["error"] for said in answers if said["do"] == "error"} == {"ToolExecutionError"}
+    assert rig.calls._waiting == 0
+    # One result may always wait, and one that nobody takes goes with its connection.
+    await rig.calls.close()

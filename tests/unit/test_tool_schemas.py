@@ -200,3 +200,90 @@ async def test_tools_of_frameworks_are_known_by_their_shape() -> None:
     assert not tool.blocking
     assert await call(tool, lat=2) == "awaited {'lat': 2}"
     assert tool.input_schema["properties"]["lat"]["type"] == "number"
+
+
+Small = Annotated[int, pydantic.Field(ge=0, lt=10, description="how many")]
+
+
+def even(n: int) -> int:
+    if n % 2:
+        raise ValueError("not even")
+    return n
+
+
+class Unknown:
+    """Has no form in JSON."""
+
+
+def bounded(a: Small, many: list[Small] = [], maybe: Small | None = None) -> Any:  # noqa: B006 - nobody changes it
+    return a, many, maybe
+
+
+def test_limits_of_annotated_types_hold() -> None:
+    tool = make_tool("bounded", bounded)
+    first = {"type": "integer", "minimum": 0, "exclusiveMaximum": 10, "description": "how many"}
+    assert tool.input_schema["properties"]["a"] == first
+    assert call(tool, a=1, many=[2], maybe=3) == (1, [2], 3)
+    for wrong in ({"a": -5}, {"a": 10}, {"a": 1, "many": [-1]}, {"a": 1, "maybe": -1}):
+        with pytest.raises(ToolArgumentsError):
+            call(tool, **wrong)
+
+
+def test_what_no_schema_can_say_of_a_type_holds_too() -> None:
+    def take(numbers: list[Annotated[int, pydantic.AfterValidator(even)]]) -> Any:
+        return numbers
+
+    tool = make_tool("take", take)
+    assert call(tool, numbers=[2]) == [2]
+    with pytest.raises(ToolArgumentsError, match="not even"):
+        call(tool, numbers=[1])
+
+
+def test_a_limit_that_would_be_lost_is_refused() -> None:
+    def take(a: int = pydantic.Field(ge=0)) -> int:
+        return a
+
+    with pytest.raises(ToolRegistrationError, match=r"write Annotated\[TYPE, Field"):
+        make_tool("take", take)
+
+    def unknown(a: Annotated[Unknown, pydantic.Field(description="what")]) -> Any:
+        return a
+
+    with pytest.raises(ToolRegistrationError, match="pydantic cannot read its type"):
+        make_tool("unknown", unknown)
+
+
+class Inner(pydantic.BaseModel):
+    x: int
+
+
+class Outer(pydantic.BaseModel):
+    inner: Inner
+
+
+Namesake = pydantic.create_model("Inner", y=(str, ...))
+Other = pydantic.create_model("Other", inner=(Namesake, ...))
+
+
+def test_models_within_models_are_found_also_of_the_same_name() -> None:
+    def take(a: Outer, b: list[Other] | None = None) -> Any:  # type: ignore[valid-type]
+        return a, b
+
+    tool = make_tool("take", take)
+    assert set(tool.input_schema["$defs"]) == {"Inner", "Inner_"}
+    assert call(tool, a={"inner": {"x": 1}})[0] == Outer(inner=Inner(x=1))
+    assert call(tool, a={"inner": {"x": 1}}, b=[{"inner": {"y": "z"}}])[1] == [{"inner": {"y": "z"}}]
+    for wrong in ({"a": {"inner": {"x": "z"}}}, {"a": {"inner": {"x": 1}}, "b": [{"inner": {"y": 1}}]}):
+        with pytest.raises(ToolArgumentsError):
+            call(tool, **wrong)
+
+
+def test_tuples_have_a_type_for_each_place() -> None:
+    def take(pair: tuple[int, str], many: tuple[int, ...] = (), none: tuple[()] = ()) -> Any:
+        return pair, many, none
+
+    tool = make_tool("take", take)
+    assert call(tool, pair=[1, "x"], many=[1, 2], none=[]) == ((1, "x"), (1, 2), ())
+    for wrong in ({"pair": ["x", 1]}, {"pair": [1]}, {"pair": [1, "x", 2]}, {"pair": [1, "x"], "none": [1]}):
+        with pytest.raises(ToolArgumentsError):
+            call(tool, **wrong)

@@ -117,7 +117,8 @@ class Connection:
         """Send a request; ``take`` is called with each answer (a dict) and its data, and with None at the end."""
         call = Call(next(self._numbers), take)
         # Before it is remembered: a request that cannot be written has no answer.
-        frame = _frame({**request, "id": call.number})
+        # Its number first: there it is found also if the rest cannot be read outside.
+        frame = _frame({"id": call.number, **request})
         with self._lock:
             lost = self.closed
             self._calls[call.number] = call
@@ -307,7 +308,7 @@ class Tool:
             # Of this object's own, so that each shows its tool's parameters.
             setattr(self, method.__name__, Method(method, self.__doc__, self.__signature__))
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, /, **arguments: Any) -> Any:
         return self.run(**arguments)
 
     def __repr__(self) -> str:
@@ -321,12 +322,14 @@ class Tool:
         ``timeout`` in seconds, never more than the configuration allows; ``context`` are variables that the tool sees;
         ``progress`` is called with each `Progress`, None hides it, by default it is displayed.
         """
+        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
+            raise ToolArgumentsError(f"timeout is a number of seconds greater than 0, not {timeout!r}")
         chosen = {"timeout": timeout, "context": context}
         kept = {name: value for name, value in chosen.items() if value is not None}
         options = {**self._options, **kept, **({} if progress == "" else {"progress": progress})}
         return Tool(self._outside, self._kind, self._info, options)
 
-    def run(self, **arguments: Any) -> Any:
+    def run(self, /, **arguments: Any) -> Any:
         """Call the tool and return its value."""
         __tracebackhide__ = True
         show = self._options.get("progress", show_progress())
@@ -337,7 +340,7 @@ class Tool:
                 show(item)
         raise AssertionError("a call ends with its value")
 
-    def stream(self, **arguments: Any) -> Any:
+    def stream(self, /, **arguments: Any) -> Any:
         """Call the tool; iterate over its `Progress`, and over its value at the end."""
         __tracebackhide__ = True
         for item in self._answers(arguments):
@@ -358,7 +361,7 @@ class Tool:
         finally:
             connection.cancel(call)
 
-    async def arun(self, **arguments: Any) -> Any:
+    async def arun(self, /, **arguments: Any) -> Any:
         """Call the tool and return its value, other tasks going on meanwhile."""
         __tracebackhide__ = True
         loop = asyncio.get_running_loop()
@@ -387,6 +390,10 @@ class Tool:
             json.dumps(arguments, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as exc:
             raise ToolArgumentsError(f"the arguments of a tool are what JSON holds: {exc}") from None
+        try:
+            json.dumps(settings, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ToolArgumentsError(f"the context of a call is what JSON holds: {exc}") from None
         call = {"do": "call", "kind": self._kind, "name": self.name, "arguments": arguments, "cell": cell_id()}
         return {**call, **settings}
 
@@ -410,7 +417,7 @@ class Method:
         self.__name__ = function.__name__
         self.__signature__ = shown
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, /, **arguments: Any) -> Any:
         __tracebackhide__ = True
         return self._function(**arguments)
 

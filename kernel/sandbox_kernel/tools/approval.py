@@ -24,17 +24,22 @@ class Approvals:
         self._never: set[tuple[str, str]] = set()
         self._asking = asyncio.Lock()
 
-    async def require(self, tool: Tool, arguments: dict[str, Any], cell: str) -> str:
-        """Return how the call was approved. Raises ToolDeniedError."""
+    def refuse_denied(self, tool: Tool) -> None:
+        """Raise ToolDeniedError where no call of a tool can be approved, whatever its arguments."""
         if tool.policy is Policy.DENY:
             raise ToolDeniedError(f"the {tool.kind} {tool.name!r} is denied by the configuration")
+        if tool.policy is Policy.ASK and (tool.kind, tool.name) in self._never:
+            raise ToolDeniedError(f"calls of the {tool.kind} {tool.name!r} were refused for this session")
+
+    async def require(self, tool: Tool, arguments: dict[str, Any], cell: str) -> str:
+        """Return how the call was approved. Raises ToolDeniedError."""
+        self.refuse_denied(tool)
         if tool.policy is Policy.ALLOW:
             return "configuration"
         key = (tool.kind, tool.name)
         async with self._asking:
             # Looked at when it is this call's turn: the one before may have settled it.
-            if key in self._never:
-                raise ToolDeniedError(f"calls of the {tool.kind} {tool.name!r} were refused for this session")
+            self.refuse_denied(tool)
             if key in self._always:
                 return "session"
             answer = await self._ask(tool, arguments, cell)

@@ -22,14 +22,14 @@ from sandbox_kernel.errors import (
     ToolTimeoutError,
     UnknownToolError,
 )
-from sandbox_kernel.host_tools import FRAME, Cells, CellScope, ToolSession, new_correlation_id
+from sandbox_kernel.host_tools import FRAME, Cells, CellScope, ToolSession, asked_number, new_correlation_id
 from sandbox_kernel.link.protocol import Buffer
 
 from .approval import Approvals
 from .audit import AuditLog, redacted
+from .checking import ArgumentChecker
 from .context import RuntimeContext, enter
 from .results import codec_source, encode
-from .schema import check_arguments
 from .tool import Policy, Tool
 
 if TYPE_CHECKING:
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 MAX_REQUEST = 4 * 1024 * 1024
 MAX_CALLS = 1000
-"""Requests of one session that are served or wait; what comes beyond is not answered."""
+"""Requests of one session that are served or wait; what comes beyond is refused."""
+WAITING_RESULTS = 4
+"""Times `Tools.max_result` that the results of one session may have which wait for the sandbox to take them."""
 MAX_LEFT_BEHIND = 100
 """Blocking tools that nobody waits for any more and that have not ended; then no other one is started."""
-LARGE = 64 * 1024
-"""Bytes from which a request is looked at in a thread."""
 MAX_MESSAGE = 4000
 """Characters of an exception's message that a cell gets to see."""
 PROGRESS_INTERVAL = 0.05
 """Seconds between two words of progress that are passed on."""
 MAX_PROGRESS = 1024 * 1024
-"""Bytes that wait to leave for the sandbox beyond which nobody hears of progress."""
+"""Bytes that wait to leave for the sandbox beyond which nobody hears of progress, or of requests that were dropped."""
 MAX_CONTEXT = 100
 """Variables that a call may set."""
 
@@ -91,6 +91,9 @@ class ToolCalls:
         self._room = asyncio.Semaphore(max(1, registry.settings.max_parallel))
         self._under_way: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._left_behind = 0
+        self._waiting = 0
+        """Bytes of results that wait until there is room."""
+        self._checker = ArgumentChecker()
         self._numbers = itertools.count(1)
         self._session_id = new_correlation_id()
         self.dropped = 0
@@ -99,7 +102,7 @@ class ToolCalls:
     # ---- from the sandbox
 
     def on_frame(self, connection: int, data: Buffer) -> None:
-        """Take a frame; one that is broken is dropped."""
+        """Take a frame; who sent one that is broken, or one too many, hears that."""
         if not len(data):
             for key in [key for key in self._under_way if key[0] == connection]:
                 self._under_way[key].cancel()
@@ -108,20 +111,30 @@ class ToolCalls:
             request = _read(data)
             number, do = _number(request, "id"), request.get("do")
         except (ValueError, RecursionError):
-            self.dropped += 1
+            said = "the request cannot be read: it is no JSON, is nested too deeply or has too long a number in it"
+            self._drop(connection, asked_number(data), said)
             return
         key = (connection, number)
         if do == "cancel":
             if key in self._under_way:
                 self._under_way[key].cancel()
-        elif key in self._under_way or len(self._under_way) >= MAX_CALLS:
+        elif key in self._under_way:
             self.dropped += 1
+        elif len(self._under_way) >= MAX_CALLS:
+            self._drop(connection, number, f"{MAX_CALLS} calls of this session are under way; wait for some of them")
         elif do in ("list", "call"):
             task = asyncio.ensure_future(self._serve(key, request, len(data)))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._done(key, done))
         else:
-            self.dropped += 1
+            self._drop(connection, number, "the request is neither a list nor a call")
+
+    def _drop(self, connection: int, number: int | None, message: str) -> None:
+        """Do nothing for a request but say why, to who takes his answers. The number is None where none was found."""
+        self.dropped += 1
+        if self._session.tool_backlog < MAX_PROGRESS:
+            text = json.dumps({"id": number, "do": "error", "error": "ToolError", "message": message}).encode()
+            self._session.send_tool_frame(connection, [FRAME.pack(len(text), 0), text])
 
     def on_lost(self) -> None:
         """The sandbox is gone."""
@@ -131,6 +144,7 @@ class ToolCalls:
     async def close(self) -> None:
         """End what runs, and the registry with its servers where it belongs to this session."""
         self.on_lost()
+        self._checker.close()
         if self._audit is not None:
             self._audit.close()
         if self.registry.of_session:
@@ -169,6 +183,8 @@ class ToolCalls:
         # Outside of the room, which others need.
         await self.registry.load_some(kind, name)
         async with self._room:
+            # Who takes no answers gets nothing done that would be answered.
+            await self._session.room_for_tools()
             if request["do"] == "list":
                 await self.registry.refresh(kind, name)
                 await self._list(key, codec=request.get("codec") is True)
@@ -182,7 +198,7 @@ class ToolCalls:
 
     def _send(self, key: tuple[int, int], said: dict[str, Any], data: list[Buffer]) -> None:
         text = json.dumps({"id": key[1], "version": self._version(), **said}).encode()
-        size = sum(memoryview(one).nbytes for one in data)
+        size = _size(data)
         self._session.send_tool_frame(key[0], [FRAME.pack(len(text), size), text, *data])
 
     def _version(self) -> str:
@@ -216,7 +232,7 @@ class ToolCalls:
         limits = [self.available, scope.available if scope else None, *(one.available for one in self._cells.scopes())]
         return all(limit is None or any(fnmatchcase(name, pattern) for pattern in limit) for limit in limits)
 
-    def _find(self, request: Request, scope: CellScope | None) -> Tool:
+    def _find(self, request: Request, scope: CellScope) -> Tool:
         tool = self.registry.find(request.name, request.kind)
         if not self._may_use(tool.name, scope):
             raise UnknownToolError(f"the {tool.kind} {tool.name!r} may not be used by this cell")
@@ -229,6 +245,24 @@ class ToolCalls:
         ids = {"correlation_id": f"{self._session_id}.{next(self._numbers)}"}
         outcome = Outcome()
         try:
+            said, buffers = await self._answer(key, raw, ids, outcome, size)
+            # The error is let go by now: its frames would keep a large value while this waits.
+            self._waiting += outcome.result_bytes
+            try:
+                await self._reply(key, {**said, **ids}, buffers)
+            finally:
+                self._waiting -= outcome.result_bytes
+        except asyncio.CancelledError:
+            outcome.outcome = "cancelled"
+            raise
+        finally:
+            self._note_end(ids["correlation_id"], outcome, time.monotonic() - began)
+
+    async def _answer(
+        self, key: tuple[int, int], raw: dict[str, Any], ids: dict[str, str], outcome: Outcome, size: int
+    ) -> tuple[dict[str, Any], list[Buffer]]:
+        """Call the tool; return what is said of it, and the bytes of its value."""
+        try:
             request = _read_call(raw)
             await self._cells.settle(request.cell)
             scope = self._cells.scope(request.cell)
@@ -236,20 +270,13 @@ class ToolCalls:
                 ids["correlation_id"] = f"{scope.correlation_id}.{ids['correlation_id'].rpartition('.')[2]}"
             outcome.fields = {"kind": request.kind, "tool": request.name}
             header, buffers = await self._value(key, request, scope, ids["correlation_id"], outcome, size)
-        except asyncio.CancelledError:
-            outcome.outcome = "cancelled"
-            raise
         except Exception as exc:  # noqa: BLE001 - the edge: a tool may raise anything, and the cell is to hear of it
             outcome.outcome, outcome.error = _outcome(exc), f"{type(exc).__name__}: {exc}"[:MAX_MESSAGE]
             # KeyError shows its message as Python would write it.
             message = str(exc.args[0]) if isinstance(exc, KeyError) and len(exc.args) == 1 else str(exc)
-            said = {"do": "error", "error": type(exc).__name__, "message": message[:MAX_MESSAGE], **ids}
-            await self._reply(key, said)
-        else:
-            outcome.result_bytes = sum(memoryview(one).nbytes for one in buffers)
-            await self._reply(key, {"do": "result", "value": header, **ids}, buffers)
-        finally:
-            self._note_end(ids["correlation_id"], outcome, time.monotonic() - began)
+            return {"do": "error", "error": type(exc).__name__, "message": message[:MAX_MESSAGE]}, []
+        outcome.result_bytes = _size(buffers)
+        return {"do": "result", "value": header}, buffers
 
     async def _value(
         self,
@@ -260,14 +287,18 @@ class ToolCalls:
         outcome: Outcome,
         size: int,
     ) -> tuple[dict[str, Any], list[Buffer]]:
+        if scope is None:
+            raise ToolDeniedError(
+                "the cell that this call belongs to is not running (any more): threads and tasks call tools while "
+                "their cell waits for them"
+            )
         await self.registry.refresh(request.kind, request.name)
         tool = self._find(request, scope)
         shown = redacted(request.arguments, tool.input_schema, tool.secrets)
         outcome.fields = {"kind": tool.kind, "tool": tool.name, "source": tool.source, "arguments": shown}
-        if size > LARGE:
-            await asyncio.to_thread(check_arguments, tool.validator, request.arguments)
-        else:
-            check_arguments(tool.validator, request.arguments)
+        # In this order: nothing is done for a call that is refused anyway, and nobody is asked about a wrong one.
+        self.approvals.refuse_denied(tool)
+        await self._checker.check(tool, request.arguments, size)
         outcome.approved_by = await self.approvals.require(tool, request.arguments, request.cell)
         self._note("tool_call", correlation_id, approved_by=outcome.approved_by, **outcome.fields)
         context = self._context(request, scope, correlation_id, self._progress(key))
@@ -275,13 +306,18 @@ class ToolCalls:
         value = await self._run(tool, request.arguments, context, timeout)
         limit = self.registry.settings.max_result
         # Large values are brought into their form beside the loop.
-        return await asyncio.to_thread(encode, value, limit) if _is_large(value) else encode(value, limit)
+        found = await asyncio.to_thread(encode, value, limit) if _is_large(value) else encode(value, limit)
+        waiting, most = self._waiting, WAITING_RESULTS * limit
+        if waiting and waiting + _size(found[1]) > most:
+            raise ToolExecutionError(
+                f"the tool was called, and its value of {_size(found[1])} bytes is lost: {waiting} bytes of other "
+                f"calls' wait to be taken, and at most {most} may; make fewer calls at once"
+            )
+        return found
 
-    def _context(
-        self, request: Request, scope: CellScope | None, correlation_id: str, on_progress: Any
-    ) -> RuntimeContext:
+    def _context(self, request: Request, scope: CellScope, correlation_id: str, on_progress: Any) -> RuntimeContext:
         fixed = self.registry.settings.context
-        variables = {**self.variables, **(scope.variables if scope else {}), **request.context, **fixed}
+        variables = {**self.variables, **scope.variables, **request.context, **fixed}
         return RuntimeContext(MappingProxyType(variables), correlation_id, frozenset(fixed), on_progress=on_progress)
 
     def _progress(self, key: tuple[int, int]) -> Any:
@@ -313,7 +349,7 @@ class ToolCalls:
             raise ToolTimeoutError(f"the {tool.kind} {tool.name!r} took longer than {timeout:g} s")
         finally:
             if not running.done():
-                context.cancelled.set()
+                context.cancel()
                 running.cancel()
 
     async def _in_thread(self, tool: Tool, arguments: dict[str, Any], context: RuntimeContext) -> Any:
@@ -386,6 +422,10 @@ def _is_large(value: Any) -> bool:
     return not isinstance(value, (str, bytes, bytearray, int, float, bool, type(None))) and (
         not isinstance(value, (list, dict)) or len(value) > 100
     )
+
+
+def _size(buffers: list[Buffer]) -> int:
+    return sum(memoryview(one).nbytes for one in buffers)
 
 
 def _outcome(error: Exception) -> str:

@@ -23,9 +23,21 @@ class RuntimeContext:
     variables: Mapping[str, Any] = field(default_factory=lambda: _NO_VARIABLES)
     correlation_id: str = ""
     fixed: frozenset[str] = frozenset()
-    cancelled: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
-    """Set when nobody waits for the call any more; a blocking tool may look at it and end."""
     on_progress: Callable[[float | None, str], None] | None = field(default=None, compare=False, repr=False)
+    _cancelled: threading.Event = field(default_factory=threading.Event, init=False, compare=False, repr=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the call any more; a blocking tool may look at it, and end."""
+        return self._cancelled.is_set()
+
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """Sleep up to ``timeout`` seconds, and no longer than somebody waits for the call; return `cancelled`."""
+        return self._cancelled.wait(timeout)
+
+    def cancel(self) -> None:
+        """Tell the tool that nobody waits any more."""
+        self._cancelled.set()
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a variable."""

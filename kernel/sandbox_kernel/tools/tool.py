@@ -13,7 +13,7 @@ from typing import Any, Union
 from sandbox_kernel.errors import ToolRegistrationError
 
 from .context import RuntimeContext
-from .schema import Validator, make_validator
+from .schema import Validator, is_costly, make_validator
 
 MAX_NAME = 64
 MAX_DESCRIPTION = 8000
@@ -66,6 +66,11 @@ class Tool:
         arguments = ", ".join(f"{name}=…" for name in self.input_schema.get("properties", {}))
         called = f".{self.name}" if self.name.isidentifier() and not iskeyword(self.name) else f"[{self.name!r}].run"
         return f"{self.kind}s{called}({arguments}): {self.description.partition(chr(10))[0]}"
+
+    @cached_property
+    def is_costly(self) -> bool:
+        """Whether checking a few bytes of arguments can take long."""
+        return is_costly(self.input_schema)
 
     @cached_property
     def validator(self) -> Validator:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sandbox_kernel.errors import (
+    QuotaError,
     SandboxKernelError,
     ToolExecutionError,
     ToolTimeoutError,
@@ -33,6 +34,7 @@ MAX_PARALLEL = 8
 MAX_OUTPUT = 1024 * 1024
 """Bytes of what a tool prints that are kept; the rest is dropped."""
 MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of what a tool returns, as JSON."""
 KEPT_RUNS = 200
 CLEAN_TIMEOUT = 5.0
 
@@ -221,10 +223,14 @@ class _Place:
         return output.decode(errors="replace"), command.exit_code
 
     async def answer(self) -> dict[str, Any] | None:
-        """Return the answer; None where there is none that can be read."""
+        """Return the answer; None where none can be read. Raises ToolExecutionError if it is too large."""
         try:
             pieces = [piece async for piece in self._sandbox.read(f"{self.folder}/answer.json", limit=MAX_ANSWER)]
             found = json.loads(b"".join(pieces))
+        except QuotaError as exc:
+            raise ToolExecutionError(
+                f"the tool returned more than {MAX_ANSWER} bytes as JSON; a tool returns at most that"
+            ) from exc
         except (SandboxKernelError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None

@@ -390,7 +390,7 @@ class Workshop:
             raise ToolExecutionError(
                 f"A run may take at most {self.settings.longest_execution:g} s (WorkshopSettings.longest_execution)."
             )
-        check_arguments(make_validator(artifact.input_schema), dict(arguments))
+        await asyncio.to_thread(check_arguments, make_validator(artifact.input_schema), dict(arguments))
         await self.store.count_use(artifact.digest)
         return self.runner.begin(document.name, artifact, artifact.function, arguments, seconds)
 

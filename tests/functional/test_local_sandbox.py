@@ -22,7 +22,7 @@ if sys.platform != "linux":
 
 from sandbox_kernel.errors import ConfigurationError, IsolationUnavailableError, SandboxError, SandboxLostError
 from sandbox_kernel.providers.base import IsolationLevel, SandboxSpec
-from sandbox_kernel.providers.local import command
+from sandbox_kernel.providers.local import bubblewrap, command
 
 from .local_stub import CodeError, StubProvider, start, started
 
@@ -552,6 +552,27 @@ async def test_bubblewrap_that_fails_is_named_and_leaves_nothing(
     broken.chmod(0o755)
     with pytest.raises(IsolationUnavailableError, match=message):
         await StubProvider(work_root=work_root, bubblewrap=str(broken)).create(SandboxSpec("test"))
+    assert not folders(work_root)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+async def test_bubblewrap_that_is_killed_is_tried_once_more(work_root: str, tmp_path: Path, kills: int) -> None:
+    real = bubblewrap.find("")[0].path
+    killed = tmp_path / "bwrap"
+    killed.write_text(
+        f"#!/bin/sh\n# bubblewrap 9.9.9\necho >> {tmp_path}/count\n"
+        f'[ $(wc -l < {tmp_path}/count) -le {kills} ] && kill -9 $$\nexec {real} "$@"\n'
+    )
+    killed.chmod(0o755)
+    provider = StubProvider(work_root=work_root, bubblewrap=str(killed))
+    if kills > 1:
+        with pytest.raises(ConfigurationError, match="it was killed while it started"):
+            await provider.create(SandboxSpec("test"))
+    else:
+        sandbox, inside = await start(provider)
+        assert await inside.run("result = 6 * 7") == 42
+        inside.close()
+        await sandbox.close()
     assert not folders(work_root)
 
 

@@ -14,7 +14,15 @@ if sys.platform != "linux":
     pytest.skip("the executor runs on Linux", allow_module_level=True)
 pytest.importorskip("grpc")
 
-from sandbox_kernel.errors import AuthenticationError, ConfigurationError, InvocationError, QuotaError
+import grpc
+
+from sandbox_kernel.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvocationError,
+    QuotaError,
+    SandboxConnectionError,
+)
 from sandbox_kernel.executor.keys import KeyFile
 from sandbox_kernel.executor.numbers import Numbers, OnceOnly
 from sandbox_kernel.executor.quotas import PERIOD, Quota, Quotas
@@ -23,6 +31,8 @@ from sandbox_kernel.executor_api import DEFAULT_PORT, executor_pb2
 from sandbox_kernel.executor_api.addresses import is_loopback, join, split
 from sandbox_kernel.executor_api.protocol import METHODS
 from sandbox_kernel.executor_api.statuses import STATUSES, error_class, status_of
+from sandbox_kernel.providers.executor.calls import Calls
+from sandbox_kernel.providers.executor.connection import Connection
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -274,3 +284,16 @@ def test_generated_modules_are_those_of_the_definition(tmp_path: Path) -> None:
     for suffix in ("_pb2.py", "_pb2.pyi"):
         made = (tmp_path / f"{name}{suffix}").read_text()
         assert (REPOSITORY / f"kernel/{name}{suffix}").read_text() == made, "run `make proto`"
+
+
+async def test_connection_that_breaks_in_a_call_is_no_error_of_the_executors() -> None:
+    """As gRPC tells it when the other end resets the connection at a bad moment."""
+    files = {"ca_file": None, "certificate_file": None, "private_key_file": None}
+    times = {"request_timeout": 1.0, "keepalive": 1.0, "keepalive_timeout": 1.0}
+    calls = Calls(Connection("127.0.0.1", 1, "key", plaintext=True, **files, **times))  # type: ignore[arg-type]
+    broken = grpc.aio.AioRpcError(
+        grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), "Internal error from Core."
+    )
+    error = await calls.error(broken)
+    assert isinstance(error, SandboxConnectionError)
+    assert error.retryable

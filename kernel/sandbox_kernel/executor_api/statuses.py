@@ -30,8 +30,12 @@ STATUSES: dict[type[SandboxKernelError], grpc.StatusCode] = {
 }
 """The code that an error travels with. The most special classes come first."""
 
+BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}
+"""What gRPC itself says of a connection that is not there, or broke in the middle of a call: no executor sends these
+without the name of an error."""
+
 RETRIED = {
-    grpc.StatusCode.UNAVAILABLE,
+    *BROKEN,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }

@@ -27,7 +27,7 @@ from sandbox_kernel.executor_api.protocol import (
     PROTOCOL,
     VERSION,
 )
-from sandbox_kernel.executor_api.statuses import RETRIED, error_class
+from sandbox_kernel.executor_api.statuses import BROKEN, RETRIED, error_class
 from sandbox_kernel.providers.executor.connection import Connection
 from sandbox_kernel.providers.executor.probe import SILENT, Refusal, explain
 from sandbox_kernel.retry import RetryPolicy
@@ -118,7 +118,7 @@ class Calls:
         """Return our error for gRPC's; where there is no connection it is found out why."""
         name = next((str(value) for key, value in exc.trailing_metadata() or () if key == ERROR), "")
         code, text = exc.code(), exc.details() or ""
-        if not name and code is grpc.StatusCode.UNAVAILABLE:
+        if not name and code in BROKEN:
             return await self._unreachable(text, **ids)
         if not name and code is grpc.StatusCode.DEADLINE_EXCEEDED:
             self.renew()

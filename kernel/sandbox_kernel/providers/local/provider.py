@@ -38,6 +38,7 @@ _GIB = 1024**3
 _LEAST_PER_PROCESS = 256 * _MIB
 """What an ipykernel asks for, of which it uses a small part: with less its threads cannot start."""
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_KILLED = "it was killed while it started, perhaps for want of memory"
 _PROGRAM = "from sandbox_kernel.bridge.main import main\nmain()"
 
 
@@ -198,6 +199,7 @@ class LocalProvider(Provider):
         diagnosis.require_linux()
         environment = self._examined()
         failures = []
+        again = True
         for binary in self._binaries():
             begun, self._prepared = self._prepared, None
             if begun is None or begun.binary != binary.path or begun.kept != spec.kept:
@@ -214,10 +216,13 @@ class LocalProvider(Provider):
                     await sandbox.close()
                     raise
                 await sandbox.close()
-                if not self._can_do_without(begun, sandbox.output()):
+                if sandbox.was_killed and again:
+                    # By whomever: that says nothing of the next one.
+                    again = False
+                elif not self._can_do_without(begun, sandbox.output()):
                     break
                 begun = self._begin(binary, environment, kept=spec.kept)
-            failures.append((binary, sandbox.output()))
+            failures.append((binary, _KILLED if sandbox.was_killed else sandbox.output()))
         raise diagnosis.start_error(failures, environment)
 
     def _binaries(self) -> Sequence[Bubblewrap]:

@@ -128,6 +128,11 @@ class LocalSandbox(Sandbox):
         self._watchdog = watchdog = Watchdog(self._limits, processes, freezer, disk, temporary)
         self._watching = asyncio.ensure_future(self._watch(watchdog, processes))
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether it was killed and had said nothing."""
+        return self._spawned.process.poll() in _KILLED and not self.output()
+
     def output(self) -> str:
         """Return the end of what bubblewrap and the bridge wrote to their standard outputs."""
         # What a cell writes there fills the pipe, and then it waits; it is read only so far.

@@ -60,7 +60,7 @@ def port() -> int:
 
 @pytest.fixture
 async def workshop(aws: str, port: int) -> AsyncIterator[Workshop]:
-    client: Any = boto3.client("bedrock-agentcore-control", region_name=REGION, endpoint_url=aws)
+    client: Any = boto3.Session().client("bedrock-agentcore-control", region_name=REGION, endpoint_url=aws)
     gateway = client.create_gateway(
         name=f"tools-{port}",
         roleArn="arn:aws:iam::123456789012:role/gateway",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .client import Exchange, FrontEnd, running
+from .client import PATIENCE, Exchange, FrontEnd, running
 
 if not sys.platform.startswith("linux"):
     pytest.skip("the local provider is Linux's", allow_module_level=True)
@@ -241,9 +241,15 @@ def test_a_server_that_hangs_leaves_the_other_tools_and_is_named(tmp_path: Path)
     with running(folder, environment={"PYTHONPATH": str(REPOSITORY), "SAMPLE_SECRET": SECRET}) as kernel:
         front_end = kernel.front_end()
         assert front_end.run("print(tools.where())").stream() == f"{len(SECRET)}\n"
-        shown = front_end.run("%sandbox tools")
-        assert "tool  where  allow" in shown.stream()
-        assert "the server 'hangs' is not there yet: no answer for" in shown.stream("stderr")
-        assert "the server 'absent' cannot be used: FileNotFoundError" in shown.stream("stderr")
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            shown = front_end.run("%sandbox tools")
+            assert "tool  where  allow" in shown.stream()
+            assert "the server 'hangs'" in shown.stream("stderr")
+            if "the server 'absent' cannot be used: FileNotFoundError" in shown.stream("stderr"):
+                break
+            # What talks to servers is imported first, which takes its time on a busy machine.
+            assert "the server 'absent' is not there yet" in shown.stream("stderr")
+            assert time.monotonic() < deadline
         told = front_end.run("tools")
         assert "Not there: the MCP server 'hangs', the MCP server 'absent'" in str(told.result)

@@ -280,7 +280,7 @@ async def test_credentials_are_in_no_text_about_a_model(
 def test_boto3_itself_reads_the_emulator() -> None:
     boto3 = pytest.importorskip("boto3")
     with bedrock() as emulator:
-        client = boto3.client("bedrock-runtime", region_name="us-east-1", endpoint_url=emulator.url)
+        client = boto3.Session().client("bedrock-runtime", region_name="us-east-1", endpoint_url=emulator.url)
         asked = {"modelId": "us.some.model-v1:0", "messages": [{"role": "user", "content": [{"text": "plot"}]}]}
         whole = client.converse(**asked)
         assert whole["stopReason"] == "end_turn"

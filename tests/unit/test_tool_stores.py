@@ -57,8 +57,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return {"store": "sqlite", "folder": str(tmp_path / "tools")}
     address = request.getfixturevalue("aws")
     name = f"tools-{uuid.uuid4().hex[:12]}"
-    create_table(boto3.client("dynamodb", endpoint_url=address, region_name=REGION), name)
-    boto3.client("s3", endpoint_url=address, region_name=REGION).create_bucket(
+    create_table(boto3.Session().client("dynamodb", endpoint_url=address, region_name=REGION), name)
+    boto3.Session().client("s3", endpoint_url=address, region_name=REGION).create_bucket(
         Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION}
     )
     return {"store": "aws", "table": name, "bucket": name, "region": REGION, "endpoint_url": address}

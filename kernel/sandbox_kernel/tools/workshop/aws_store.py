@@ -39,8 +39,8 @@ class AwsStore(ToolStore):
         config = Config(retries=retries, connect_timeout=5, read_timeout=10)
         options: Any = {"region_name": region or None, "endpoint_url": endpoint_url or None, "config": config}
         self._table, self._bucket = table, bucket
-        self._dynamo: Any = boto3.client("dynamodb", **options)
-        self._s3: Any = boto3.client("s3", **options)
+        self._dynamo: Any = boto3.Session().client("dynamodb", **options)
+        self._s3: Any = boto3.Session().client("s3", **options)
 
     async def load(self, owner: str, name: str) -> Document | None:
         item = await self._do(lambda: self._get(f"O#{owner}", f"T#{name}"))

@@ -52,7 +52,7 @@ class Gateway:
         self._credentials = [dict(one) for one in credentials]
         retries: Any = {"mode": "adaptive", "total_max_attempts": 6}
         config = Config(retries=retries, connect_timeout=5, read_timeout=30)
-        self._client: Any = boto3.client(
+        self._client: Any = boto3.Session().client(
             "bedrock-agentcore-control",
             region_name=region or None,
             endpoint_url=endpoint_url or None,

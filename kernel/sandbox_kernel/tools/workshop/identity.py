@@ -13,7 +13,7 @@ def caller_identity(region: str, endpoint_url: str) -> str:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        client: Any = boto3.client("sts", region_name=region or None, endpoint_url=endpoint_url or None)
+        client: Any = boto3.Session().client("sts", region_name=region or None, endpoint_url=endpoint_url or None)
         return str(client.get_caller_identity()["Arn"])
     except (BotoCoreError, ClientError) as exc:
         raise ToolStorageError(

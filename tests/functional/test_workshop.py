@@ -365,3 +365,9 @@ async def test_many_tools_at_once_share_no_sandbox_and_leave_few(workshop: Works
     assert max(len([name for name in value[1] if name.startswith("tool-")]) for value in values) <= 2
     await workshop.invoke("f0", {"n": 1})
     assert len(workshop.runner._sandboxes) <= 4
+
+
+def test_owner_of_whoever_has_no_name_is_his_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a user whom its system does not know."""
+    monkeypatch.setattr("getpass.getuser", lambda: {}["getpwuid(): uid not found"])
+    assert WorkshopSettings().who() == f"user-{os.getuid()}"

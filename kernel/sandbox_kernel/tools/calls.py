@@ -177,6 +177,8 @@ class ToolCalls:
         self._under_way.pop(key, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._session.log.write("tool_failed", level="error", error=f"{type(error).__name__}: {error}"[:1000])
+            # Nobody is to wait for what will not come; what it was may be none of the sandbox's business.
+            self._send(key, {"do": "error", "error": "ToolError", "message": "this failed outside the sandbox"}, [])
 
     async def _serve(self, key: tuple[int, int], request: dict[str, Any], size: int) -> None:
         kind, name = request.get("kind"), request.get("name")

@@ -102,4 +102,8 @@ class WorkshopSettings(Configurable):
             return caller_identity(self.region, self.endpoint_url)
         import getpass
 
-        return getpass.getuser()
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):
+            # In a container whoever runs this may have no name.
+            return f"user-{os.getuid()}"

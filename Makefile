@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Test files that run at a time; most of the time a test waits.
-WORKERS ?= 3
+# Test files that run at a time.
+WORKERS ?= 2
 
 # What is run here neither reads nor changes the user's own Jupyter and IPython settings.
 SCRATCH := $(CURDIR)/build/jupyter
@@ -29,7 +29,7 @@ help:
 	@echo "make bench    compare the kernel with ipykernel"
 	@echo "make wheel    build the wheel into dist/"
 	@echo "make clean    remove $(VENV), build/ and dist/"
-	@echo "WORKERS=4 lets make test run four test files at a time; the default is 3."
+	@echo "WORKERS=4 lets make test run four test files at a time; the default is 2."
 	@echo "PYTHON=/usr/bin/python3.12 chooses the Python, VENV=folder the place of the virtual environment."
 
 run: $(VENV)/.with-lab

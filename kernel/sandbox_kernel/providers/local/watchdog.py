@@ -29,6 +29,8 @@ _FILL_RATE = 3 * 1024**3
 """Bytes of memory per second that a sandbox is thought to be able to take on one processor."""
 _MEMORY_SHARE, _WORK_SHARE = 20, 50
 """A look that takes a second is made once in so many, unless there is a suspicion."""
+_QUICK = 0.025
+"""Seconds that a look at the work folder may take to be made each time."""
 _SLICE = 0.002
 """Seconds for which a folder is measured before the event loop has its turn."""
 
@@ -164,7 +166,7 @@ class Watchdog:
         self._in_flight = self._hidden(before - self._free, total - self._seen) if removed.in_flight else 0
         self._seen, self.work_used = total, total + self._in_flight
         took = time.monotonic() - started
-        self._next_measurement = time.monotonic() + took * _WORK_SHARE
+        self._next_measurement = time.monotonic() + (took * _WORK_SHARE if took > _QUICK else 0.0)
 
     def _hidden(self, lost: int, grown: int) -> int:
         """Return the bytes taken for files whose descriptors are in flight, which nothing shows.

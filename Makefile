@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Test files that run at a time.
-WORKERS ?= 2
+WORKERS ?= 3
 
 # What is run here neither reads nor changes the user's own Jupyter and IPython settings.
 SCRATCH := $(CURDIR)/build/jupyter
@@ -29,7 +29,7 @@ help:
 	@echo "make bench    compare the kernel with ipykernel"
 	@echo "make wheel    build the wheel into dist/"
 	@echo "make clean    remove $(VENV), build/ and dist/"
-	@echo "WORKERS=4 lets make test run four test files at a time; the default is 2."
+	@echo "WORKERS=4 lets make test run four test files at a time; the default is 3."
 	@echo "PYTHON=/usr/bin/python3.12 chooses the Python, VENV=folder the place of the virtual environment."
 
 run: $(VENV)/.with-lab
@@ -55,7 +55,7 @@ frameworks: $(VENV)/.with-test $(FRAMEWORKS)/.made
 $(FRAMEWORKS)/.made:
 	@echo "Installing LangChain and CrewAI into $(FRAMEWORKS), which takes some minutes ..."
 	@umask 022; $(PYTHON) -m venv --clear $(FRAMEWORKS)
-	@umask 022; $(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+	@umask 022; $(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: \
 		langchain-core crewai traitlets jupyter_core jsonschema
 	@touch $@
 

@@ -47,6 +47,22 @@ class Wire(Transport):
         self.is_open = False
 
 
+class Ear(Receiver):
+    """Hears why a stream ended."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def data_received(self, data: memoryview) -> None:
+        """Not of interest."""
+
+    def writable(self) -> None:
+        """Not of interest."""
+
+    def connection_lost(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
 class WiredSandbox(Sandbox):
     """A sandbox of which there is only the wire."""
 

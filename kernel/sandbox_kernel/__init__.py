@@ -1,15 +1,18 @@
-"""A Jupyter kernel for Python whose cells run in a sandbox, and the same sandboxes for programs: `Sandbox`."""
+"""A Jupyter kernel for Python whose cells run in a sandbox; for programs the same sandboxes, `Sandbox`, and agents."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     # Not imported, nor is the module typing: every kernel process begins by importing this file.
+    from .agents import AgentClient as AgentClient
+    from .agents import BlockingAgentClient as BlockingAgentClient
     from .library import BlockingSandbox as BlockingSandbox
     from .library import Sandbox as Sandbox
 
 __version__ = "0.1.0"
 
+_AGENTS = ("AgentClient", "BlockingAgentClient")
 _LIBRARY = ("BlockingSandbox", "Sandbox")
 
 
@@ -18,4 +21,8 @@ def __getattr__(name: str) -> object:
         from . import library
 
         return getattr(library, name)
+    if name in _AGENTS:
+        from . import agents
+
+        return getattr(agents, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,8 +22,20 @@ HELP_LINKS = [
 """What ipykernel offers in a front end's Help menu."""
 
 
-def kernel_info(python: str, ipython: str) -> Json:
+OTHER_LANGUAGES = {
+    "javascript": ("text/javascript", ".js"),
+    "typescript": ("text/typescript", ".ts"),
+    "r": ("text/x-r-source", ".r"),
+    "java": ("text/x-java", ".java"),
+    "bash": ("text/x-sh", ".sh"),
+}
+"""MIME types and endings of files, for front ends to colour cells by."""
+
+
+def kernel_info(python: str, ipython: str, language: str = "python") -> Json:
     """Return the content of kernel_info_reply for the given versions; "" means that one is not known yet."""
+    if language != "python":
+        return _other_language(language)
     python = python or sys.version.split()[0]
     short = ".".join(python.split(".")[:2])
     return {
@@ -44,6 +56,20 @@ def kernel_info(python: str, ipython: str) -> Json:
         "Type '%sandbox help' for the sandbox's commands.\n",
         "help_links": [{**link, "url": link["url"].format(version=short)} for link in HELP_LINKS],
         "supported_features": ["kernel subshells", "debugger"],
+    }
+
+
+def _other_language(language: str) -> Json:
+    mime, ending = OTHER_LANGUAGES.get(language, ("text/plain", ".txt"))
+    return {
+        "status": "ok",
+        "protocol_version": "5.5",
+        "implementation": "sandbox",
+        "implementation_version": "",
+        "language_info": {"name": language, "version": "", "mimetype": mime, "file_extension": ending},
+        "banner": f"{language} in a sandbox, in basic mode.\nType '%sandbox help' for the sandbox's commands.\n",
+        "help_links": [],
+        "supported_features": [],
     }
 
 
@@ -79,13 +105,22 @@ def is_complete(code: str) -> Json:
         warnings.simplefilter("ignore")
         try:
             compiled = codeop.compile_command(code, "<cell>", "exec")
+            goes_on = compiled is None or _may_go_on(code)
         except (SyntaxError, ValueError, OverflowError):
             return {"status": "invalid"}
-    if compiled is not None:
+    if not goes_on:
         return {"status": "complete"}
     last = lines[-1]
     indent = len(last) - len(last.lstrip()) + (4 if last.rstrip().endswith(":") else 0)
     return {"status": "incomplete", "indent": " " * indent}
+
+
+def _may_go_on(code: str) -> bool:
+    """Whether code that is whole ends in a block, which an empty line would end."""
+    import ast
+
+    last = ast.parse(code).body[-1:]
+    return bool(last) and isinstance(getattr(last[0], "body", None), list) and code.splitlines()[-1][:1].isspace()
 
 
 def without_sandbox(msg_type: str, content: Json) -> Json:  # noqa: PLR0911 - a table of replies

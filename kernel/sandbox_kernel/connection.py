@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, Union
 
-from .errors import SandboxConnectionError, SandboxError, SandboxLostError
+from .errors import SandboxConnectionError, SandboxError, SandboxLostError, SandboxPausedError
 from .link.channel import LinkChannel, OnExcess, OnMessage
 from .link.protocol import Link, LinkError
 from .providers.base import Sandbox
@@ -114,6 +114,14 @@ class Connection:
             self._mending.cancel()
         self._channel.close()
 
+    async def wait_closed(self) -> None:
+        """Wait until an attempt that was under way at the end has been given up.
+
+        Left to the loop's end, its calls would be cancelled out of order, and tell errors that nobody waits for.
+        """
+        if self._mending is not None:
+            await asyncio.wait([self._mending])
+
     # ---- losing and mending
 
     def _on_opened(self) -> None:
@@ -157,6 +165,11 @@ class Connection:
             if isinstance(failure, SandboxLostError):
                 self._on_ended(reason, None)
                 return
+            if isinstance(failure, SandboxPausedError):
+                # It is not lost: it is made again when the sandbox goes on.
+                self._attempt = 1
+                self._on_ended(reason, failure)
+                continue
             if not failure.retryable or self._is_too_late():
                 self._on_ended(reason, failure)
                 return

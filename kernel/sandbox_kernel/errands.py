@@ -116,11 +116,11 @@ class Errands:
                 ended = {}
         return {**said, "imported": ended.get("imported", [])}
 
-    async def describe(self, **request: object) -> dict[str, Any]:
+    async def describe(self, *, patience: float = TELL_TIMEOUT, **request: object) -> dict[str, Any]:
         """Do what `SandboxSession.describe` says."""
         with self.operations.begun("describe", request=request) as operation:
             try:
-                _, data = await asyncio.wait_for(operation.last(), TELL_TIMEOUT)
+                _, data = await asyncio.wait_for(operation.last(), patience)
             except asyncio.TimeoutError:
                 raise InvocationError("The sandbox did not say in time what it has.", **self._ids()) from None
         try:

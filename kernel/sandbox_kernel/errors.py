@@ -7,14 +7,19 @@
     ├── StateError                    an operation that the session's state does not allow
     ├── SandboxError                  a sandbox or its provider; has .provider, .sandbox_id, .correlation_id, .retryable
     │   ├── SessionError              a session could not be created or is in no state to be used
+    │   │   ├── SandboxCreationError  the provider did not make a sandbox
     │   │   └── SandboxLostError      the sandbox died, expired or was taken away; its variables are gone
     │   │       └── SandboxTakenError another kernel process uses it now
     │   ├── InvocationError           a call into a running sandbox failed
     │   ├── AuthenticationError       credentials are missing or were refused
     │   ├── NotFoundError             no such sandbox, template or file
+    │   │   ├── TemplateNotFoundError no template of that name or tag
+    │   │   └── SessionNotFoundError  no sandbox of that id, or no agent's session of that name
     │   ├── QuotaError                a limit of the provider or of the configuration was reached
+    │   ├── RateLimitError            too many calls at a time; has .retry_after
     │   ├── SandboxTimeoutError       an operation took longer than its time-out
     │   └── SandboxConnectionError    the provider or the sandbox cannot be reached
+    │       └── SandboxPausedError    it is paused, and nobody here has done that
     ├── LinkProtocolError             the other side of a link sent what no bridge sends
     ├── CommandError                  a `%sandbox` command was called wrongly
     ├── ToolError                     something about a tool; has .correlation_id
@@ -91,6 +96,10 @@ class SessionError(SandboxError):
     """A session could not be created, or is in no state to be used."""
 
 
+class SandboxCreationError(SessionError):
+    """The provider did not make a sandbox; the message says why."""
+
+
 class SandboxLostError(SessionError):
     """The sandbox died, expired or was taken away; its variables are gone."""
 
@@ -111,8 +120,22 @@ class NotFoundError(SandboxError):
     """There is no such sandbox, template or file."""
 
 
+class TemplateNotFoundError(NotFoundError):
+    """There is no template of that name, or with that tag."""
+
+
+class SessionNotFoundError(NotFoundError):
+    """There is no sandbox of that id any more, or no agent's session of that name."""
+
+
 class QuotaError(SandboxError):
     """A limit of the provider or of the configuration was reached."""
+
+
+class RateLimitError(SandboxError):
+    """The provider was called too often. ``retry_after`` is what it wants to be waited, in seconds; 0 if unknown."""
+
+    retry_after = 0.0
 
 
 class SandboxTimeoutError(SandboxError):
@@ -125,6 +148,10 @@ class SandboxConnectionError(SandboxError):
     """The provider or the sandbox cannot be reached."""
 
     retryable = True
+
+
+class SandboxPausedError(SandboxConnectionError):
+    """The sandbox is paused, and nobody here has done that: its provider has, or another program."""
 
 
 class LinkProtocolError(SandboxKernelError):

@@ -163,6 +163,7 @@ class Frontend:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.session_id = os.urandom(16).hex()
+        self._session_mark = f'"session":"{self.session_id}"'.encode()
         self.ident = os.urandom(16).hex()
         self.dropped = 0
         """Messages whose signature or form was wrong."""
@@ -312,8 +313,20 @@ class Frontend:
         """Sign and send [header, parent header, metadata, content, buffers …] to one client."""
         if self._closed:
             return
-        frames: list[Buffer] = [*idents, DELIMITER, self._signer.sign(message), *message]
+        frames = [*idents, *self._signed(message)]
         self._send_to(self._sockets[channel], frames, self._now() + UNREACHED_AFTER if channel == "stdin" else 0.0)
+
+    def _signed(self, message: Sequence[Buffer]) -> list[Buffer]:
+        """Return a message as it goes over the wire, in the one session of this kernel.
+
+        A kernel in a sandbox has another. JupyterLab drops what waits for its turn when a message of another session
+        arrives: it takes that for a restart.
+        """
+        header = bytes(message[0])
+        if self._session_mark not in header:
+            header = _dump({**json.loads(header), "session": self.session_id})
+        named = [header, *message[1:]]
+        return [DELIMITER, self._signer.sign(named), *named]
 
     def _send_to(self, sock: zmq.Socket[bytes], frames: list[Buffer], deadline: float) -> None:
         """Send, or try again until the DEADLINE of a socket that says who cannot be reached."""
@@ -337,7 +350,7 @@ class Frontend:
         """Sign and send an output to every front end; keep it while they take nothing."""
         if self._closed:
             return
-        frames: list[Buffer] = [topic, DELIMITER, self._signer.sign(message), *message]
+        frames = [topic, *self._signed(message)]
         if self._blocked or not self._try_broadcast(frames):
             self._block(frames)
 

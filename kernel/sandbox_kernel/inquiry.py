@@ -52,7 +52,10 @@ async def _ask_place(name: str, place: str, records: Sequence[SessionRecord], co
         # Of a provider whose sandboxes end with their kernel the records know all.
         if provider.place != place or not provider.capabilities.outlives_kernel:
             return Answer(there)
-        return await ask(provider, there)
+        try:
+            return await ask(provider, there)
+        finally:
+            await provider.disconnect()
     except SandboxKernelError as exc:
         return Answer(there, silent=[f"{exc} What is said of sandboxes there is what was known last."])
 

@@ -60,8 +60,10 @@ class Kernel(KernelQueue):
         self._guard = session.guard
         self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
+        session.on_news = self._on_news
         session.on_cut_off = self._on_cut_off
         session.idle_since = lambda: 0.0 if self._pending.cells else self._idle_since
+        session.runs_command = lambda: self._command_cell is not None
         session.host_tools = LateTools(self._load_tools)
         if session.folder.enabled:
             from .progress import CopyProgress
@@ -142,7 +144,8 @@ class Kernel(KernelQueue):
             cell.answer(str(answers.load(frames[3]).get("value", "")))
         elif self._tool_cells.take_answer(frames):
             pass
-        elif self._open and self._stdin_request is not None:
+        elif self._open and self._stdin_request is not None and not self._stdin_request.done:
+            # Python drops what it did not ask for when it asks next, but not what is still on its way there.
             self._stdin_request.questions = 0
             self.session.send([envelope.STDIN + self._stdin_request.token, *frames], urgent=True)
             self._tool_cells.advance()
@@ -150,7 +153,7 @@ class Kernel(KernelQueue):
     # ---- answered here
 
     def _kernel_info(self, request: Request) -> None:
-        self._answer(request, answers.kernel_info(*self.session.versions()))
+        self._answer(request, answers.kernel_info(*self.session.versions(), self.session.language))
 
     def _connect(self, request: Request) -> None:
         ports = {name: port for name, port in self.frontend.connection.info.items() if name.endswith("_port")}
@@ -252,6 +255,14 @@ class Kernel(KernelQueue):
         if self._waiting and state in (State.INACTIVE, State.PAUSED):
             # Not from inside the move: what waits may want another one.
             asyncio.get_running_loop().call_soon(self._advance)
+
+    def _on_news(self, text: str) -> None:
+        """Show lines in the cell that runs, else in the next one."""
+        running = self._pending.running_cell()
+        if running is not None and running.counts and not running.deferred:
+            self.frontend.publish("stream", {"name": "stderr", "text": text}, running.header)
+        else:
+            self._notice += text
 
     def on_ready(self) -> None:
         """A fresh inner kernel, or one that was resumed, takes requests."""

@@ -31,7 +31,9 @@ class KernelQueue(KernelOutputs):
     # ---- beside cells
 
     def _is_complete(self, request: Request) -> None:
-        if self._open:
+        # Where no ipykernel is there nobody knows more of Python than this process.
+        basic = self.session.mode == "basic" and self.session.language == "python"
+        if self._open and not basic:
             self._forward(request, envelope.ASIDE)
         else:
             code = str(answers.load(request.frames[3]).get("code", ""))
@@ -154,7 +156,9 @@ class KernelQueue(KernelOutputs):
         try:
             await self.session.resume()
         except SandboxKernelError as exc:
-            self.on_ended(exc)
+            # Of one that was lost the session has told already.
+            if self.session.state is State.PAUSED:
+                self.on_ended(exc)
 
     def _forward(self, request: Request, kind: bytes) -> None:
         if request.is_cell and request.counts and not self._made_ready(request):

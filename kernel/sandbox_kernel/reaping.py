@@ -61,7 +61,17 @@ async def _stop(record: SessionRecord, own: Provider | None, config: Config) -> 
 
 async def stop_sandbox(record: SessionRecord, own: Provider | None, config: Config) -> None:
     """Give back a recorded sandbox that no kernel process uses. Raises SandboxKernelError; not for one that is gone."""
-    provider = own if own is not None and own.name == record.provider else create_provider(record.provider, config)
+    if own is not None and own.name == record.provider:
+        await _stop_at(own, record)
+        return
+    provider = create_provider(record.provider, config)
+    try:
+        await _stop_at(provider, record)
+    finally:
+        await provider.disconnect()
+
+
+async def _stop_at(provider: Provider, record: SessionRecord) -> None:
     check_place(record, provider.place)
     # One that has ended meanwhile needs nothing more.
     with suppress(SandboxLostError):

@@ -216,6 +216,8 @@ def cell_command(code: str) -> CellCommand | None:
         return None
     lines = code.split("\n")
     magic, _, text = lines[end].strip().replace("\t", " ").partition(" ")
+    if magic == CELL_COMMAND and text.strip().startswith("--language"):
+        text = f"run {text.strip()}"
     if magic != CELL_COMMAND or not names_command(text):
         return None
     return CellCommand(text.strip(), "\n".join(lines[end + 1 :]))

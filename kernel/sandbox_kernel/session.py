@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import math
 import time
@@ -16,6 +15,8 @@ from traitlets.config import Config
 
 from .bridge_events import Replayed
 from .cell_memory import CellMemory
+from .companions import Companions
+from .errands import TELL_TIMEOUT
 from .errors import (
     SandboxKernelError,
     SandboxLostError,
@@ -26,7 +27,7 @@ from .events import EventLog
 from .lifecycle import State
 from .link import envelope
 from .link.protocol import Buffer
-from .providers.base import Provider
+from .providers.base import CodeOutcome, Provider, Template
 from .recording import Recorder
 from .session_folder import LEAVING, STOPPING
 from .session_info import SessionListener
@@ -35,6 +36,7 @@ from .shell_command import ShellCommand
 
 if TYPE_CHECKING:
     from .records import SessionRecord
+    from .session_care import SessionCare
     from .workspace.folder import NotebookFolder
     from .workspace.layers import Layer
 
@@ -75,21 +77,20 @@ class SandboxSession(SessionLife):
         """The last cells that people ran."""
         self.uploaded: deque[str] = deque(maxlen=MAX_UPLOADED)
         """The last files that were uploaded, by their paths in the sandbox."""
-        self._companions: dict[Callable[[SandboxSession], Any], Any] = {}
+        self._companions = Companions(self._report)
         self._released = False
         self._background: list[asyncio.Task[None]] = []
         self.idle_since: Callable[[], float] = lambda: 0.0
         """Tells since when no cell runs, in seconds since the epoch; 0 while one does."""
+        self.runs_command: Callable[[], bool] = lambda: False
+        """Tells whether a command runs."""
 
     def companion(self, make: Callable[[SandboxSession], T]) -> T:
         """Return what a family of commands keeps as long as this session lives, made by its first use.
 
         A coroutine method `close` of it is called when the session is closed.
         """
-        if make not in self._companions:
-            self._companions[make] = make(self)
-        found: T = self._companions[make]
-        return found
+        return self._companions.of(make, self)
 
     # ---- cells
 
@@ -141,6 +142,9 @@ class SandboxSession(SessionLife):
             self._fail(exc)
             raise
 
+    def _is_wanted(self) -> bool:
+        return not self.idle_since()
+
     def _is_idle(self) -> bool:
         return super()._is_idle() and self.idle_since() > 0
 
@@ -163,6 +167,28 @@ class SandboxSession(SessionLife):
         await self.resume()
         await asyncio.sleep(AWAKE_AFTER)
         self.command("interrupt")
+
+    # ---- copies
+
+    async def fork(self) -> str:
+        """Make a copy of the sandbox, which runs by itself; return its id. Raises SandboxError."""
+        self._require_running()
+        assert self._sandbox is not None
+        return await self._sandbox.fork()
+
+    async def snapshot(self, name: str = "") -> str:
+        """Keep the sandbox as it is; return what another one can be made of. Raises SandboxError."""
+        self._require_running()
+        assert self._sandbox is not None
+        return await self._sandbox.snapshot(name)
+
+    async def templates(self, tags: Sequence[str] = (), name: str = "") -> Sequence[Template]:
+        """Return what sandboxes can be made of. Raises ConfigurationError, SandboxError."""
+        return await self._provider.templates(tags, name)
+
+    def choose_template(self, name: str) -> None:
+        """Have the next sandbox made of this template. Raises ConfigurationError."""
+        self._provider.choose_template(name)
 
     # ---- leaving
 
@@ -262,8 +288,11 @@ class SandboxSession(SessionLife):
 
         Before a ``restart`` a sandbox that outlives this process is left for the next one.
         """
-        if self._state is State.CLOSED:
-            return
+        if self._state is not State.CLOSED:
+            await self._leave(restart=restart)
+        await self._link.wait_closed()
+
+    async def _leave(self, *, restart: bool) -> None:
         if self._state is State.PAUSED and self.folder.enabled and not restart:
             try:
                 await self.resume(to_leave=True)
@@ -277,15 +306,14 @@ class SandboxSession(SessionLife):
             self._event("not_given_back", "error", error=str(exc))
         if self.host_tools is not None:
             await self.host_tools.close()
-        for companion in self._companions.values():
-            if inspect.iscoroutinefunction(close := getattr(companion, "close", None)):
-                await close()
+        await self._companions.close()
         self.folder.close()
         if self._tasks:
             # The records' last words; a task that hangs is not waited for.
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
         for task in (*self._tasks, *self._background):
             task.cancel()
+        await self._provider.disconnect()
         self._provider.close()
 
     async def _leave_sandbox(self, *, restart: bool) -> None:
@@ -358,12 +386,28 @@ class SandboxSession(SessionLife):
 
     def _begin_background(self) -> None:
         """Give signs of life, and stop once what nobody owns any more."""
-        if self._recorder is None or self._background:
+        if self._background:
             return
-        self._background = [
-            asyncio.ensure_future(self._recorder.beat(self.idle_since, self._on_taken)),
-            asyncio.ensure_future(self._reap(self._recorder)),
-        ]
+        if self.capabilities.outlives_kernel:
+            self._background.append(asyncio.ensure_future(self._care().run()))
+        if self._recorder is not None:
+            self._background += [
+                asyncio.ensure_future(self._recorder.beat(self.idle_since, self._on_taken)),
+                asyncio.ensure_future(self._reap(self._recorder)),
+            ]
+
+    def _care(self) -> SessionCare:
+        # Imported here: sandboxes that end with their kernel need none.
+        from .session_care import SessionCare
+
+        return SessionCare(
+            self._provider,
+            lambda: (self._state, self._sandbox),
+            # A command may run code in the sandbox that is no cell of its kernel's.
+            lambda: 0.0 if self.runs_command() else self.idle_since(),
+            self.pause,
+            self._event,
+        )
 
     async def _reap(self, recorder: Recorder) -> None:
         # The start comes first.
@@ -440,10 +484,18 @@ class SandboxSession(SessionLife):
         """
         return await self._errands.install_wheels(folder)
 
-    async def describe(self, **request: object) -> dict[str, Any]:
+    async def run_code(self, code: str, language: str) -> CodeOutcome:
+        """Run code in a language of the provider's, beside the notebook's own interpreter. Raises SandboxError."""
+        self._require_running()
+        assert self._sandbox is not None
+        return await self._sandbox.run_code(code, language)
+
+    async def describe(self, *, patience: float = TELL_TIMEOUT, **request: object) -> dict[str, Any]:
         """Return what bridge/describing.py answers to a request, of whatever shape it is: a cell may have answered.
+
+        It has ``patience`` seconds for that.
 
         Raises InvocationError where no answer comes in time, or none that can be read, and SandboxConnectionError where
         no sandbox is running.
         """
-        return await self._errands.describe(**request)
+        return await self._errands.describe(patience=patience, **request)

@@ -97,6 +97,8 @@ class SessionCore(SessionSettings):
         """What the bridge said of the cells of an earlier kernel process, when this one came in its place."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[State], None] = lambda state: None
+        self.on_news: Callable[[str], None] = lambda text: None
+        """Takes lines that people should read now, also while a cell runs."""
         self.on_cut_off: Callable[[], None] = lambda: None
         """Told when the connection has been lost for `reconnect_notice`."""
         self.host_tools: HostTools | None = None
@@ -151,7 +153,20 @@ class SessionCore(SessionSettings):
     @property
     def passages(self) -> Passages:
         """The ways for large values between this process and cells of the running sandbox."""
-        return Passages(self._errands.operations)
+        return Passages(self._errands.operations, self._open_pipe)
+
+    def _open_pipe(self, path: str, flags: int) -> int | None:
+        return self._sandbox.open_pipe(path, flags) if self._sandbox else None
+
+    @property
+    def mode(self) -> str:
+        """How cells run in the present sandbox: "bridge" or "basic"; "" where there is none."""
+        return self._sandbox.mode if self._sandbox else ""
+
+    @property
+    def language(self) -> str:
+        """The language of the cells."""
+        return self._provider.language
 
     def approval_of(self, action: str) -> str:
         """Return "ask", "allow" or "deny" for a command that changes this machine."""
@@ -183,6 +198,7 @@ class SessionCore(SessionSettings):
         return SessionInfo(
             state=self._state,
             provider=self._provider.name,
+            mode=self.mode,
             isolation=sandbox.isolation.value if sandbox else "",
             sandbox_id=sandbox.sandbox_id if sandbox else "",
             created=self._created if sandbox else None,

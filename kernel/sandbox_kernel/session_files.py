@@ -15,6 +15,8 @@ CHUNK = FRAME_SIZE - 1024
 """Bytes in one message; with what belongs to them they fill one frame of the link."""
 CREDIT = 4 * 1024 * 1024
 """Bytes that are under way at most, of each file and in each direction."""
+MAX_PATH = 4096
+"""Characters of a path in a list; the system takes fewer bytes."""
 LATEST = 1e11
 """Seconds since the epoch, before which every file was changed."""
 _KINDS = ("file", "folder", "link", "special")
@@ -120,7 +122,7 @@ def _pieces(chunk: bytes) -> Iterator[bytes]:
 
 def _entry(path: object, kind: object, size: object, modified: object, mode: object) -> FileEntry:
     """Return an entry of a list, whose fields may be anything. Raises ValueError or TypeError."""
-    if not isinstance(path, str) or kind not in _KINDS:
+    if not isinstance(path, str) or len(path) > MAX_PATH or kind not in _KINDS:
         raise ValueError
     numbers = [value for value in (size, mode) if isinstance(value, int) and 0 <= value < 1 << 63]
     if len(numbers) != 2 or not isinstance(modified, (int, float)):

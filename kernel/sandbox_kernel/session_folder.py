@@ -27,7 +27,7 @@ STOPPING = 600.0
 
 
 class SessionFolder:
-    """Does nothing where sandboxes share the disk, or where ``enabled`` says so."""
+    """Does nothing where sandboxes share the disk, or where ``wanted`` says so."""
 
     def __init__(
         self,
@@ -42,10 +42,15 @@ class SessionFolder:
         self._operations, self._report = operations, report
         self._copy: Copy | None = None
         self._watching: asyncio.Task[None] | None = None
-        self.enabled = provider.capabilities.distant and sys.platform == "linux"
-        self._missing = provider.capabilities.distant and not self.enabled
+        self.wanted = True
+        """False where whoever looks in only wants no copy."""
         self.step: Step | None = None
         """Shows people how far a copy has come."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there are copies; known for sure when there is a sandbox, which may run in another mode."""
+        return self.wanted and self._provider.capabilities.distant and sys.platform == "linux"
 
     # ---- a sandbox begins
 
@@ -75,6 +80,12 @@ class SessionFolder:
         self._watching = asyncio.ensure_future(copy.watch(is_idle))
         return copy.notebook.take_greeting() + news
 
+    def do_without(self) -> None:
+        """Take note that the sandbox can have no copy after all."""
+        if self._copy is not None:
+            self._copy.notebook.close()
+            self._copy = None
+
     # ---- while it runs
 
     @property
@@ -100,7 +111,7 @@ class SessionFolder:
 
     def describe(self) -> dict[str, str]:
         """Return rows for the status table."""
-        if self._missing:
+        if self._provider.capabilities.distant and sys.platform != "linux":
             return {"workspace": "private: an empty folder; copies of the notebook's are made on Linux only"}
         return self._copy.describe() if self._copy is not None else {}
 

@@ -15,20 +15,19 @@ from .errors import (
     SandboxError,
     SandboxKernelError,
     SandboxLostError,
+    SandboxPausedError,
     SandboxTakenError,
     SandboxTimeoutError,
     SessionError,
     StateError,
 )
+from .giving_back import made_or_given_back
 from .lifecycle import State
 from .link import envelope
 from .link.protocol import Buffer, LinkError, LinkRefusedError
-from .providers.base import Sandbox, SandboxSpec
+from .providers.base import GOES_ON, Sandbox, SandboxSpec
 from .python_lives import MAX_LIVES
 from .session_core import SessionCore
-
-GIVE_BACK_TIMEOUT = 5.0
-"""Seconds that a start which is given up waits for a sandbox that is being made, to give it back."""
 
 
 class SessionLife(SessionCore):
@@ -71,10 +70,13 @@ class SessionLife(SessionCore):
                     await self._give_back(sandbox)
                 return
             self._sandbox = sandbox
+            sandbox.on_news = self._on_news
             self._created = time.time()
             await self._retry.run(lambda: self._open_link(sandbox), self._log_retry)
             if self.folder.enabled:
                 await self._copy_folder(sandbox)
+            else:
+                self.folder.do_without()
             await asyncio.wait_for(self._ready.wait(), self.startup_timeout)
         except asyncio.TimeoutError:
             self._fail(
@@ -134,19 +136,13 @@ class SessionLife(SessionCore):
 
     async def _created_or_given_back(self, creating: Coroutine[Any, Any, Sandbox]) -> Sandbox:
         """Return a new sandbox. Who is cancelled gives it back: it is made elsewhere, and nobody would know of it."""
-        task = asyncio.ensure_future(creating)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task], timeout=GIVE_BACK_TIMEOUT)
-            if not task.done():
-                task.cancel()
-            elif not task.cancelled() and task.exception() is None:
-                sandbox = task.result()
-                if self._recorder is not None:
-                    await self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id)
-                await self._give_back(sandbox)
-            raise
+
+        async def give_back(sandbox: Sandbox) -> None:
+            if self._recorder is not None:
+                await self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id)
+            await self._give_back(sandbox)
+
+        return await made_or_given_back(creating, give_back)
 
     def _log_retry(self, attempt: int, delay: float, error: SandboxError) -> None:
         self._event("retry", "warning", attempt=attempt, delay=round(delay, 3), error=str(error))
@@ -161,6 +157,10 @@ class SessionLife(SessionCore):
         else:
             await self._link.open(sandbox)
 
+    def _on_news(self, text: str) -> None:
+        self._event("news", "warning", text=text)
+        self.on_news(text)
+
     def _begin_background(self) -> None:
         """Begin what goes on beside the sandboxes of this session."""
 
@@ -169,7 +169,8 @@ class SessionLife(SessionCore):
     async def pause(self) -> None:
         """Freeze the sandbox. Raises SandboxError where the provider cannot."""
         if not self._provider.capabilities.pause:
-            raise SessionError(f"Sandboxes of the provider {self._provider.name} cannot be paused.")
+            instead = f" {self._provider.instead_of_pause}" if self._provider.instead_of_pause else ""
+            raise SessionError(f"Sandboxes of the provider {self._provider.name} cannot be paused.{instead}")
         async with self._moving:
             if self._state is State.PAUSED:
                 return
@@ -194,12 +195,15 @@ class SessionLife(SessionCore):
             assert sandbox is not None
             try:
                 await sandbox.resume()
+            except SandboxLostError as exc:
+                self._fail(exc)
+                raise
             except BaseException:
                 if self._state is State.RESUMING:
                     self._move(State.PAUSED)
                 raise
             if not to_leave:
-                self._news += "The sandbox was paused and goes on: variables, files and packages are kept.\n"
+                self._news += GOES_ON
             self._move(State.ACTIVE)
         if self._ready.is_set():
             self._listener.on_ready()
@@ -310,10 +314,33 @@ class SessionLife(SessionCore):
             return
         if isinstance(error, LinkRefusedError):
             self._on_taken()
+        elif isinstance(error, SandboxPausedError):
+            self._on_paused_elsewhere()
         elif isinstance(error, SandboxError):
             self._on_unreachable(error)
         else:
             self._spawn(self._bury_sandbox(reason))
+
+    def _on_paused_elsewhere(self) -> None:
+        """Its provider has paused it, or another program: the next cell resumes it, as does one that runs."""
+        if self._state is not State.ACTIVE:
+            return
+        self._event("paused_elsewhere", "warning")
+        self._move(State.PAUSING)
+        self._move(State.PAUSED)
+        if self._is_wanted():
+            self._spawn(self._resume_for_cell())
+
+    async def _resume_for_cell(self) -> None:
+        try:
+            await self.resume()
+        except SandboxKernelError as exc:
+            # Nobody else would tell the cell that waits for it.
+            self._fail(exc)
+
+    def _is_wanted(self) -> bool:
+        """Whether a cell runs in it."""
+        return False
 
     def _on_taken(self) -> None:
         """Another kernel process uses the sandbox now."""

@@ -49,6 +49,8 @@ class SessionLink:
         self._channel: LinkChannel | Connection | None = None
         self._connection: Connection | None = None
         """The channel, where it is made again when it is lost."""
+        self._last: Connection | None = None
+        """The last such channel."""
         self._blocked = self._asleep = False
 
     @property
@@ -113,7 +115,7 @@ class SessionLink:
             report=listener.report,
         )
         await connection.open()
-        self._channel = self._connection = connection
+        self._channel = self._connection = self._last = connection
         if self._blocked:
             connection.hold()
 
@@ -122,6 +124,11 @@ class SessionLink:
         if self._channel is not None:
             self._channel.close()
             self._channel = self._connection = None
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing tries any more to make the closed link again."""
+        if self._last is not None:
+            await self._last.wait_closed()
 
     def sleep(self, asleep: bool) -> None:
         """While the sandbox is paused nobody answers, so no connection is made."""

@@ -58,7 +58,8 @@ class SessionSettings(Configurable):
         key_trait=Unicode(),
         config=True,
         help="What a %sandbox command that changes this machine, or hands something over, needs: by command's name "
-        "(apply, discard, download, upload, install, generate, stop of others) 'ask', 'allow' or 'deny'. Default: ask.",
+        "(apply, discard, download, upload, install, generate, snapshot, stop of others) 'ask', 'allow' or 'deny'. "
+        "Default: ask.",
     )
 
     notebook = Unicode(help="The notebook's file, where a front end has told it.")

@@ -6,6 +6,7 @@ from sandbox_kernel.commands import CommandContext
 
 # Imported for their commands: a new family is a file and its name here.
 from . import (  # noqa: F401
+    agents,
     durable,
     files,
     generate,
@@ -13,9 +14,12 @@ from . import (  # noqa: F401
     help,  # noqa: A004
     install,
     kept,
+    languages,
     lifecycle,
     shell,
+    snapshots,
     status,
+    templates,
     tool_calls,
     variables,
     workshop,

@@ -14,9 +14,16 @@ from .registry import argument, command
 _GONE = (State.INACTIVE, State.ERROR, State.CLOSED)
 
 
-@command("start")
-async def start(context: CommandContext, arguments: Namespace) -> None:  # noqa: ARG001
+@command(
+    "start",
+    argument("--template", default="", metavar="NAME", help="what it is made of: a template, or a snapshot's id"),
+)
+async def start(context: CommandContext, arguments: Namespace) -> None:
     """Start a sandbox now, instead of with the next cell."""
+    if arguments.template:
+        if context.session.state not in _GONE:
+            raise CommandError("A sandbox is there already; `%sandbox stop` ends it, then another can be made.")
+        context.session.choose_template(arguments.template)
     if context.session.state is State.ACTIVE:
         context.write(f"The sandbox {context.session.info.sandbox_id} is running already.\n")
         return

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from jupyter_client.kernelspec import NoSuchKernel
 from kernel_bench import table
 from kernel_bench.catalogue import CATALOGUE

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.benchmarks.cell_times import lag, seconds
 from tests.executor_process import ExecutorProcess, serving
 from tests.functional.client import FrontEnd, running
 from tests.provider_suite.notebook import Notebook
@@ -35,7 +36,6 @@ signal.signal(signal.SIGINT, note)
 print('begun', flush=True)
 {code}
 """
-FLUSHED = "import time\nfor n in range(20):\n    print(time.time(), flush=True); time.sleep(0.02)"
 
 
 def main() -> None:
@@ -76,24 +76,6 @@ def near(folder: Path) -> None:
             times = [[interrupt(one, code) for one in pair] for _ in range(8)]
             show(f"interrupt of {name}: until it is there", "ms", *([row[one][0] for row in times] for one in (0, 1)))
             show("  until all is shown", "ms", *([row[one][1] for row in times] for one in (0, 1)))
-
-
-def seconds(front_end: FrontEnd) -> float:
-    """Return how long an empty cell takes."""
-    began = time.perf_counter()
-    front_end.run("1")
-    return time.perf_counter() - began
-
-
-def lag(front_end: FrontEnd) -> list[float]:
-    """Return how late printed lines came, in milliseconds."""
-    cell, seen, found = front_end.cell(FLUSHED), 0, []
-    while not cell.done:
-        front_end._take(0.5)
-        texts = [content["text"] for content in cell.contents("stream")]
-        found += [1000 * (time.time() - float(text.split()[0])) for text in texts[seen:] if text.strip()]
-        seen = len(texts)
-    return found
 
 
 def rate(front_end: FrontEnd) -> float:
@@ -176,7 +158,7 @@ def many(folder: Path) -> None:
 async def fifty(executor: ExecutorProcess, folder: Path) -> list[float]:
     """Return how long cells took."""
     provider = ExecutorProvider(config=executor.config())
-    notebooks = [Notebook(provider, folder) for _ in range(50)]
+    notebooks = [Notebook(provider, folder, folder) for _ in range(50)]
     for begin in range(0, 50, 5):
         await asyncio.gather(*(notebook.session.start() for notebook in notebooks[begin : begin + 5]))
     # They warm up when they have been idle for a while: that comes once, and is measured with the rest.

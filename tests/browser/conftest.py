@@ -93,23 +93,54 @@ def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         context.close()
 
 
+class OpenPage:
+    """A page for JupyterLab, and what its console said."""
+
+    def __init__(self, browser: BrowserContext, server: LabServer, kernel_name: str) -> None:
+        from .lab import Lab
+
+        page = browser.new_page()
+        self.console: list[str] = []
+        page.on("console", lambda message: self.console.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.console.append(f"uncaught: {error}"))
+        self.lab = Lab(page, server, kernel_name)
+
+    def tell(self, request: pytest.FixtureRequest) -> None:
+        """Let a failed test's report show what the browser and the server said."""
+        if folder := os.environ.get("SANDBOX_SCREENSHOTS"):
+            self.lab.screenshot(Path(folder) / f"{request.node.name}.png")
+        request.node.add_report_section("teardown", "browser console", "\n".join(self.console))
+        request.node.add_report_section("teardown", "JupyterLab log", self.lab.server.log_tail())
+
+    def close(self) -> None:
+        """End it, and its kernels."""
+        self.lab.close()
+        self.lab.page.close()
+
+
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, browser: BrowserContext, server: LabServer, kernel_name: str) -> Iterator[Lab]:
-    """Open a page for JupyterLab; a failed test's report shows what the browser and the server said."""
-    from .lab import Lab
+    """Open a page for JupyterLab."""
+    opened = OpenPage(browser, server, kernel_name)
+    yield opened.lab
+    opened.tell(request)
+    opened.close()
 
-    page = browser.new_page()
-    console: list[str] = []
-    page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: console.append(f"uncaught: {error}"))
-    lab = Lab(page, server, kernel_name)
-    yield lab
-    if folder := os.environ.get("SANDBOX_SCREENSHOTS"):
-        lab.screenshot(Path(folder) / f"{request.node.name}.png")
-    request.node.add_report_section("teardown", "browser console", "\n".join(console))
-    request.node.add_report_section("teardown", "JupyterLab log", server.log_tail())
-    lab.close()
-    page.close()
+
+@pytest.fixture(scope="module")
+def shared_page(browser: BrowserContext, server: LabServer, kernel_name: str) -> Iterator[OpenPage]:
+    """Open a page with a notebook, which takes as long as most tests."""
+    opened = OpenPage(browser, server, kernel_name)
+    opened.lab.open_notebook("")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def notebook(request: pytest.FixtureRequest, shared_page: OpenPage) -> Iterator[Notebook]:
+    """Give a notebook to which tests that need no kernel of their own add their cells."""
+    yield shared_page.lab.current_notebook()
+    shared_page.tell(request)
 
 
 @pytest.fixture

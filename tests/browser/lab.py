@@ -39,6 +39,12 @@ _SELECT = """(index) => {
     notebook.deselectAll();
     notebook.activeCellIndex = index;
 }"""
+# Not all of the server's sessions: other pages have theirs.
+_SHUT_DOWN = """async () => {
+    for (const panel of window.jupyterapp.shell.widgets('main')) {
+        await panel.sessionContext?.shutdown();
+    }
+}"""
 _workspaces = itertools.count(1)
 
 
@@ -98,7 +104,7 @@ class Lab:
     def close(self) -> None:
         """End the kernels that this page started, so that they take nothing from the next test."""
         if self.page.evaluate("() => 'jupyterapp' in window"):
-            self.page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+            self.page.evaluate(_SHUT_DOWN)
 
     def _goto(self, path: str) -> None:
         self.page.goto(f"{self.server.url}{path}?token={self.server.token}")

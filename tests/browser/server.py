@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import httpx
 import psutil
+
+from tests.ports import free_port
 
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -99,7 +100,7 @@ def _write_config(config_dir: Path, root: Path, token: str, config: Mapping[str,
     server = {
         "ServerApp": {
             "ip": "127.0.0.1",
-            "port": _free_port(),
+            "port": free_port(),
             "root_dir": str(root),
             "open_browser": False,
             "allow_root": os.getuid() == 0,
@@ -112,14 +113,6 @@ def _write_config(config_dir: Path, root: Path, token: str, config: Mapping[str,
         path = config_dir / f"{name}.json"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-
-
-def _free_port() -> int:
-    """Find a port that is free now; if another process takes it first, the server goes on to the next one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _await_server(process: subprocess.Popen[bytes], folder: Path, token: str) -> LabServer:

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import FrameLocator, Locator
 
-    from .lab import Cell, Lab
+    from .lab import Cell, Notebook
 
 pytest.importorskip("plotly")
 pytest.importorskip("altair")
@@ -128,11 +128,6 @@ PICTURE = f"import base64\nfrom IPython.display import Image\nImage(base64.b64de
 TREE = "from IPython.display import JSON\nJSON({'name': 'value', 'list': [1, 2]})"
 
 
-def shown(lab: Lab, source: str) -> Cell:
-    """Run a notebook of one cell."""
-    return lab.open_notebook(source).cell(0).run()
-
-
 def framed(cell: Cell) -> FrameLocator:
     """What the guard put into frames, one in the other."""
     return cell.outputs.frame_locator("iframe").frame_locator("iframe")
@@ -155,14 +150,14 @@ def expect_frame_to_fit(cell: Cell) -> None:
     assert visible >= min(needed, 900) * 0.9, (visible, needed)
 
 
-def test_data_frame_is_a_table_of_the_page(lab: Lab) -> None:
-    cell = shown(lab, WIDE_TABLE)
+def test_data_frame_is_a_table_of_the_page(notebook: Notebook) -> None:
+    cell = notebook.run(WIDE_TABLE)
     expect_size(cell.outputs.locator(".jp-RenderedHTMLCommon table.dataframe"), 200, 300)
     assert cell.outputs.locator("iframe").count() == 0
 
 
-def test_styler_has_its_colours(lab: Lab) -> None:
-    cell = shown(lab, STYLER)
+def test_styler_has_its_colours(notebook: Notebook) -> None:
+    cell = notebook.run(STYLER)
     table = framed(cell).locator("table")
     expect_size(table, 60, 40)
     colours = table.locator("td.col1").evaluate_all(
@@ -173,8 +168,8 @@ def test_styler_has_its_colours(lab: Lab) -> None:
     expect_frame_to_fit(cell)
 
 
-def test_matplotlib_svg_is_drawn(lab: Lab) -> None:
-    cell = shown(lab, MATPLOTLIB_SVG)
+def test_matplotlib_svg_is_drawn(notebook: Notebook) -> None:
+    cell = notebook.run(MATPLOTLIB_SVG)
     picture = cell.outputs.locator(".jp-RenderedSVG img, .jp-RenderedSVG svg").first
     expect_size(picture, 200, 150)
     if picture.evaluate("(node) => node.tagName") == "IMG":
@@ -183,8 +178,8 @@ def test_matplotlib_svg_is_drawn(lab: Lab) -> None:
 
 # Not `figure.show("notebook")`: it loads its library in one output and draws in another, and frames share nothing.
 @pytest.mark.parametrize("way", ["figure", "HTML(figure.to_html())"])
-def test_plotly_draws_its_bars(lab: Lab, way: str) -> None:
-    cell = shown(lab, f"from IPython.display import HTML\n{PLOTLY}\n{way}")
+def test_plotly_draws_its_bars(notebook: Notebook, way: str) -> None:
+    cell = notebook.run(f"from IPython.display import HTML\n{PLOTLY}\n{way}")
     place = cell.outputs if way == "figure" else framed(cell)
     expect_size(place.locator("svg.main-svg").first, 300, 300)
     assert place.locator(".bars .point").count() == 3
@@ -194,27 +189,27 @@ def test_plotly_draws_its_bars(lab: Lab, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["mimetype", "inline"])
-def test_altair_draws_its_bars(lab: Lab, way: str) -> None:
+def test_altair_draws_its_bars(notebook: Notebook, way: str) -> None:
     if way == "inline":
         pytest.importorskip("vl_convert", reason="altair needs it to bring its scripts along")
     # JupyterLab knows version 5 of the MIME type, altair 6 writes version 6.
     as_data = "display({'application/vnd.vegalite.v5+json': chart.to_dict()}, raw=True)"
     inline = "from IPython.display import HTML\nHTML(chart.to_html(inline=True))"
-    cell = shown(lab, ALTAIR + {"mimetype": as_data, "inline": inline}[way])
+    cell = notebook.run(ALTAIR + {"mimetype": as_data, "inline": inline}[way])
     place = cell.outputs if way == "mimetype" else framed(cell)
     expect_size(place.locator("canvas.marks, svg.marks").first, 200, 200)
     if way == "inline":
         expect_frame_to_fit(cell)
 
 
-def test_bokeh_draws_its_line(lab: Lab) -> None:
-    cell = shown(lab, BOKEH)
+def test_bokeh_draws_its_line(notebook: Notebook) -> None:
+    cell = notebook.run(BOKEH)
     expect_size(framed(cell).locator("canvas").first, 300, 200)
     expect_frame_to_fit(cell)
 
 
-def test_markdown_has_its_formulas_code_and_table(lab: Lab) -> None:
-    outputs = shown(lab, MARKDOWN).outputs
+def test_markdown_has_its_formulas_code_and_table(notebook: Notebook) -> None:
+    outputs = notebook.run(MARKDOWN).outputs
     outputs.locator("mjx-container").nth(1).wait_for()
     assert outputs.locator("h1").inner_text().startswith("A title")
     assert outputs.locator("p code").inner_text() == "code <T>"
@@ -223,8 +218,8 @@ def test_markdown_has_its_formulas_code_and_table(lab: Lab) -> None:
     assert outputs.locator("p a").first.get_attribute("href") == "https://jupyter.org"
 
 
-def test_html_keeps_links_colours_and_pictures(lab: Lab) -> None:
-    outputs = shown(lab, LINKS).outputs
+def test_html_keeps_links_colours_and_pictures(notebook: Notebook) -> None:
+    outputs = notebook.run(LINKS).outputs
     picture = outputs.locator("img")
     expect_size(picture, 40, 30)
     assert picture.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }") == 1
@@ -232,44 +227,44 @@ def test_html_keeps_links_colours_and_pictures(lab: Lab) -> None:
     assert outputs.locator("h3").evaluate("(node) => getComputedStyle(node).color") == "rgb(0, 128, 128)"
 
 
-def test_svg_keeps_its_gradient_and_text(lab: Lab) -> None:
-    picture = shown(lab, SVG_FIGURE).outputs.locator(".jp-RenderedSVG img")
+def test_svg_keeps_its_gradient_and_text(notebook: Notebook) -> None:
+    picture = notebook.run(SVG_FIGURE).outputs.locator(".jp-RenderedSVG img")
     expect_size(picture, 100, 50)
     source = picture.evaluate("(node) => decodeURIComponent(node.src)")
     assert "url(#g)" in source
     assert "text" in source
 
 
-def test_tqdm_shows_its_bar(lab: Lab) -> None:
-    outputs = shown(lab, TQDM).outputs
+def test_tqdm_shows_its_bar(notebook: Notebook) -> None:
+    outputs = notebook.run(TQDM).outputs
     expect_size(outputs.locator(".widget-hprogress, .jupyter-widgets.progress, .progress-bar").first, 10, 5)
     outputs.get_by_text("5/5").wait_for()
     outputs.get_by_text("steps").wait_for()
 
 
-def test_interact_runs_its_function_again(lab: Lab) -> None:
-    cell = shown(lab, INTERACT).expect_output("square: 9")
+def test_interact_runs_its_function_again(notebook: Notebook) -> None:
+    cell = notebook.run(INTERACT).expect_output("square: 9")
     readout = cell.outputs.locator(".widget-readout")
     readout.fill("5")
     readout.press("Enter")
     cell.expect_output("square: 25")
 
 
-def test_output_widget_shows_text_and_tables(lab: Lab) -> None:
-    cell = shown(lab, OUTPUT_WIDGET).expect_output("inside").expect_output("appended")
+def test_output_widget_shows_text_and_tables(notebook: Notebook) -> None:
+    cell = notebook.run(OUTPUT_WIDGET).expect_output("inside").expect_output("appended")
     expect_size(cell.outputs.locator("table.dataframe"), 20, 20)
 
 
-def test_progress_bar_and_html_widgets_are_shown(lab: Lab) -> None:
-    cell = shown(lab, PROGRESS).expect_output("Loading:").expect_output("Pick:")
+def test_progress_bar_and_html_widgets_are_shown(notebook: Notebook) -> None:
+    cell = notebook.run(PROGRESS).expect_output("Loading:").expect_output("Pick:")
     assert cell.outputs.locator(".widget-html b").inner_text() == "seven"
     cell.outputs.locator(".widget-htmlmath mjx-container").wait_for()
     width = cell.outputs.locator(".progress-bar").evaluate("(bar) => bar.style.width")
     assert width == "70%"
 
 
-def test_sound_can_be_played(lab: Lab) -> None:
-    cell = shown(lab, SOUND)
+def test_sound_can_be_played(notebook: Notebook) -> None:
+    cell = notebook.run(SOUND)
     player = cell.outputs.locator("audio")
     player.wait_for()
     loaded = (
@@ -280,13 +275,12 @@ def test_sound_can_be_played(lab: Lab) -> None:
     expect_size(player, 100, 20)
 
 
-def test_picture_and_tree_are_shown(lab: Lab) -> None:
-    notebook = lab.open_notebook(PICTURE, TREE)
-    expect_size(notebook.cell(0).run().outputs.locator(".jp-RenderedImage img"), 50, 40)
-    notebook.cell(1).run().outputs.locator(".jp-RenderedJSON").get_by_text("name").first.wait_for()
+def test_picture_and_tree_are_shown(notebook: Notebook) -> None:
+    expect_size(notebook.run(PICTURE).outputs.locator(".jp-RenderedImage img"), 50, 40)
+    notebook.run(TREE).outputs.locator(".jp-RenderedJSON").get_by_text("name").first.wait_for()
 
 
-def test_link_to_a_file_is_a_link(lab: Lab) -> None:
-    link = shown(lab, FILES).outputs.locator("a")
+def test_link_to_a_file_is_a_link(notebook: Notebook) -> None:
+    link = notebook.run(FILES).outputs.locator("a")
     link.wait_for()
     assert link.inner_text() == "notes.txt"

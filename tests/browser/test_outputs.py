@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .lab import Lab
+    from .lab import Lab, Notebook
 
 STREAM = """\
 import time
@@ -61,38 +61,37 @@ widgets.VBox([button, label, printed])
 """
 
 
-def test_output_arrives_while_the_cell_runs(lab: Lab) -> None:
-    notebook = lab.open_notebook(STREAM)
-    cell = notebook.cell(0).start()
+def test_output_arrives_while_the_cell_runs(notebook: Notebook) -> None:
+    cell = notebook.append(STREAM).start()
     cell.expect_output("step 0\nstep 1\nstep 2").expect_running()
     notebook.interrupt()
     cell.wait_until_done().expect_output("released")
 
 
-def test_plot_is_shown_as_a_picture(lab: Lab) -> None:
-    cell = lab.open_notebook(PLOT).cell(0).run()
+def test_plot_is_shown_as_a_picture(notebook: Notebook) -> None:
+    cell = notebook.run(PLOT)
     picture = cell.outputs.locator(".jp-RenderedImage img")
     picture.wait_for()
     assert picture.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }") > 300
 
 
-def test_data_frame_is_shown_as_a_table(lab: Lab) -> None:
-    cell = lab.open_notebook(TABLE).cell(0).run()
+def test_data_frame_is_shown_as_a_table(notebook: Notebook) -> None:
+    cell = notebook.run(TABLE)
     table = cell.outputs.locator(".jp-RenderedHTMLCommon table.dataframe")
     table.wait_for()
     assert table.locator("thead th").all_inner_texts() == ["", "city", "metres"]
     assert table.locator("tbody td").all_inner_texts() == ["Oslo", "23", "Lima", "161"]
 
 
-def test_markdown_formulas_and_lists_are_rendered(lab: Lab) -> None:
-    cell = lab.open_notebook(RICH).cell(0).run()
+def test_markdown_formulas_and_lists_are_rendered(notebook: Notebook) -> None:
+    cell = notebook.run(RICH)
     cell.outputs.locator(".jp-RenderedMarkdown strong", has_text="bold").wait_for()
     cell.outputs.locator(".jp-RenderedLatex mjx-container").wait_for()
     cell.outputs.locator(".jp-RenderedHTML li", has_text="second").wait_for()
 
 
-def test_shown_output_is_replaced_by_its_update(lab: Lab) -> None:
-    cell = lab.open_notebook(UPDATE).cell(0).run().expect_output("'after'")
+def test_shown_output_is_replaced_by_its_update(notebook: Notebook) -> None:
+    cell = notebook.run(UPDATE).expect_output("'after'")
     assert "before" not in cell.outputs.inner_text()
 
 
@@ -108,10 +107,16 @@ def test_error_shows_its_traceback_in_colour_and_stops_the_queue(lab: Lab) -> No
     assert "not reached" not in notebook.cell(1).outputs.inner_text()
 
 
-def test_widget_callback_changes_what_the_page_shows(lab: Lab) -> None:
-    notebook = lab.open_notebook(WIDGET)
-    cell = notebook.cell(0).run().expect_output("nothing yet")
+def test_widget_callback_changes_what_the_page_shows(notebook: Notebook) -> None:
+    cell = notebook.run(WIDGET).expect_output("nothing yet")
     for clicks in (1, 2):
         cell.outputs.get_by_role("button", name="Count").click()
         cell.expect_output(f"clicked {clicks}").expect_output(f"printed {clicks}")
     notebook.run("print('clicks:', len(clicks))").expect_output("clicks: 2")
+
+
+def test_widget_is_shown_where_a_command_of_the_kernel_comes_behind_it(lab: Lab) -> None:
+    notebook = lab.open_notebook(PLOT, TABLE, WIDGET, "%sandbox status", "'end'", "%sandbox status")
+    lab.execute("notebook:run-all-cells")
+    notebook.cell(2).outputs.get_by_role("button", name="Count").click()
+    notebook.cell(2).expect_output("clicked 1")

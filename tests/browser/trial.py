@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ _CLICK = """() => {
             node.dispatchEvent(new PointerEvent(type, { bubbles: true, cancelable: true, composed: true, ...point }));
         }
     }
+}"""
+# A browser asks for a dictionary only when it has nothing else to do, and for one after the other.
+_ASK_FOR_DICTIONARY = """(href) => {
+    document.body.append(Object.assign(document.createElement('link'), { rel: 'compression-dictionary', href }));
 }"""
 # A notebook's cells that are out of sight are not rendered by default; an attacker's user scrolls.
 RENDER_ALL = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
@@ -143,10 +147,22 @@ class Trial:
         name = f"{self.policy}-{canary.name}"
         self.page.evaluate(self.source(canary, self.lab.server.url))
         file = self.lab.server.root / f"pwned-{name}.txt"
+        self._wait_until(
+            lambda: file.exists() and any(name in path for path in self._elsewhere.requests),
+            otherwise="the check's own attack has no effect",
+        )
+
+    def wait_until_idle(self) -> None:
+        """Wait until the browser has done what it does when the page has nothing else to do."""
+        path = f"/v-{self.policy}-idle-{len(self._requests)}/dictionary"
+        self.page.evaluate(_ASK_FOR_DICTIONARY, f"{self._elsewhere.url}{path}")
+        self._wait_until(lambda: path in self._elsewhere.requests, otherwise="the browser does no idle work")
+
+    def _wait_until(self, condition: Callable[[], bool], *, otherwise: str) -> None:
         deadline = 600
-        while not (file.exists() and any(name in path for path in self._elsewhere.requests)):
+        while not condition():
             deadline -= 1
-            assert deadline, "the check's own attack has no effect"
+            assert deadline, otherwise
             self.page.wait_for_timeout(50)
 
     def collect(self) -> None:

@@ -41,6 +41,8 @@ for _line in range({lines}):
     print("{number}:", _line)
 {number}
 """
+IN_FLIGHT = 0.3
+"""Seconds in which a reply arrives that had left before its sender was killed."""
 LONG = """
 import time
 time.sleep({seconds})
@@ -148,15 +150,22 @@ class Chaos:
                 self.report.unanswered += 1
                 self._left = (number, _printed(number, lines), cell.stream())
                 return
+        ended_before = fault is not None and fault.kind in ENDING and self._has_ended(cell)
         self.front_end.finish(cell, timeout=PATIENCE)
         self._judge(number, lines, cell, kill=kill)
         if fault is not None and fault.kind in ENDING:
             # Its sandbox has gone, and what was written there with it: also by the cell before, shown only now. A cell
             # that has run nevertheless was still waiting for its sandbox, and ran in the one after.
-            ran = cell.status == "ok"
+            ran = cell.status == "ok" and not ended_before
             self._expected = {number: "run"} if ran else {}
             self._unseen = set()
             self._left = None
+
+    def _has_ended(self, cell: Exchange) -> bool:
+        """Whether a cell has ended that cannot have run since something was killed: it would take longer."""
+        time.sleep(IN_FLIGHT)
+        self.front_end.drain()
+        return cell.done
 
     def _judge(self, number: int, lines: int, cell: Exchange, *, kill: bool) -> None:
         problem = self._problem(number, lines, cell, kill=kill)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 if sys.platform != "linux":
-    pytest.skip("the executor runs on Linux", allow_module_level=True)
+    pytest.skip("an executor's sandboxes need bubblewrap, which only Linux has", allow_module_level=True)
 pytest.importorskip("grpc")
 
 from .faults import KILLS, NETWORK, make_plan

@@ -2,7 +2,8 @@
 
 With `SANDBOX_CONFORMANCE_TRUSTED=1` in the environment all run with trusted output; else with the guard's default
 policy, and only what that policy is about with trusted output, too. `SANDBOX_CONFORMANCE_ELSEWHERE=1` says that the
-sandboxes are on another machine, which makes a few exceptions.
+sandboxes are on another machine, which makes a few exceptions, `SANDBOX_CONFORMANCE_SLOW_START=1` that they take
+seconds to start.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import run_kernel
 
 from . import exceptions
-from .exceptions import ABOUT_IPYKERNELS_PROCESS, GUARD_DIFFERENCES, reason
+from .exceptions import ABOUT_IPYKERNELS_PROCESS, AFTER_A_CELL, GUARD_DIFFERENCES, SLOW_START, reason
 from .upstream import IPYKERNEL, Result, Run, Suite, collect, environment_for, fetch, kernelspec
 
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
 TRUSTED = os.environ.get("SANDBOX_CONFORMANCE_TRUSTED", "") not in ("", "0")
 ELSEWHERE = os.environ.get("SANDBOX_CONFORMANCE_ELSEWHERE", "") not in ("", "0")
 EXCEPTIONS = {**exceptions.EXCEPTIONS, **exceptions.ELSEWHERE} if ELSEWHERE else exceptions.EXCEPTIONS
+WHOLE = os.environ.get("SANDBOX_CONFORMANCE_WHOLE", "") not in ("", "0")
+"""Whether kernels whose sandboxes are elsewhere are to pass all suites, which takes minutes."""
+MAY_BE_SLOW = os.environ.get("SANDBOX_CONFORMANCE_SLOW_START", "") not in ("", "0")
 _PARAMETER = "upstream_test"
 _FIRST_CELL_SECONDS = 60
 
@@ -146,6 +150,9 @@ def assert_passes_as_for_ipykernel(
             pytest.xfail(exception)
         if result.outcome == "skipped":
             pytest.skip(f"upstream: {result.detail}")
+        slow = reason(SLOW_START, name) if MAY_BE_SLOW else None
+        if result.outcome == "failed" and slow is not None:
+            pytest.xfail(slow)
         if result.outcome == "failed" and kernel_under_test != IPYKERNEL and not passes_for_ipykernel(name):
             report.also_ipykernels.append(name)
             pytest.xfail("fails for ipykernel too")
@@ -165,7 +172,9 @@ def _start(
     suite: Suite = request.module.SUITE
     folder = tmp_path_factory.mktemp(f"{suite.project}-{kernel}")
     upstream = fetch(suite.project, _cache_folder(request.config))
-    return Run(upstream, names, environment_for(kernel, folder, trusted=trusted), folder / "log")
+    after_a_cell = [name for name in names if reason(AFTER_A_CELL, name) is not None]
+    environment = environment_for(kernel, folder, trusted=trusted)
+    return Run(upstream, names, environment, folder / "log", after_a_cell=after_a_cell)
 
 
 def _assert_retargeted(result: Result, kernel: str) -> None:
@@ -187,12 +196,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for name in report.also_ipykernels:
             terminalreporter.line(f"  fails for ipykernel too: {name}")
     _print_table(terminalreporter, "About ipykernel's own process, not run:", ABOUT_IPYKERNELS_PROCESS)
+    _print_table(terminalreporter, "Run once a first cell was answered:", AFTER_A_CELL)
     if KERNEL != IPYKERNEL:
         if not TRUSTED:
             _print_table(
                 terminalreporter, "Run with trusted output, since it is the guard's policy:", GUARD_DIFFERENCES
             )
         _print_table(terminalreporter, f"Exceptions ({len(EXCEPTIONS)} of at most 5):", EXCEPTIONS)
+        if MAY_BE_SLOW:
+            _print_table(terminalreporter, f"May fail where the start is slow ({len(SLOW_START)}):", SLOW_START)
 
 
 def _print_table(terminalreporter: pytest.TerminalReporter, title: str, table: dict[str, str]) -> None:

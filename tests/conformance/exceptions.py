@@ -51,6 +51,20 @@ ELSEWHERE: dict[str, str] = {
 }
 """The same for a sandbox that is not on the front end's machine, in addition."""
 
+SLOW_START: dict[str, str] = {
+    "test_client.py::test_many_async_parallel_notebooks": (
+        "gives each first cell five seconds, in which four sessions of the service have to start at one time"
+    ),
+}
+"""The same, in addition, for sandboxes that take seconds to start; on a quick machine they pass."""
+
+AFTER_A_CELL: dict[str, str] = {
+    "test_kernel.py::test_interrupt_during_pdb_set_trace": (
+        "interrupts the first cell a second after it was sent, and expects that it waits for input by then"
+    ),
+}
+"""Run, with ipykernel too, once a first cell was answered: they are not about how soon a kernel has started."""
+
 _OWN_TARGET = "opens a comm of a target of its own, which Guard.comm_targets would have to name"
 
 GUARD_DIFFERENCES: dict[str, str] = {
@@ -60,6 +74,20 @@ GUARD_DIFFERENCES: dict[str, str] = {
 }
 """What the default policy of the output guard is about. Each is run with that policy, and must fail, and then with
 trusted output, where it must pass as all the others do."""
+
+BASIC_MODE: dict[str, str] = {
+    "TestKernel::test_history": "AgentCore's interpreter keeps no history that could be asked for",
+}
+"""What of the package jupyter_kernel_test AgentCore's basic mode lacks. It is run all the same, and must fail."""
+
+E2B_BASIC_MODE: dict[str, str] = {
+    "TestKernel::test_clear_output": "E2B's interpreter does not pass clear_output on",
+    "TestKernel::test_completion": "it completes nothing",
+    "TestKernel::test_history": "it keeps no history that could be asked for",
+    "TestKernel::test_inspect": "it describes nothing",
+    "TestKernel::test_pager": "it passes no payloads on, which is what `?` shows",
+}
+"""The same for E2B."""
 
 
 def reason(table: dict[str, str], name: str) -> str | None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing import Pipe
@@ -131,10 +132,22 @@ def _arguments(suite: Suite) -> list[str]:
 
 
 class Run:
-    """One run of some tests of a suite; hands out results in any order, each as soon as the test has ended."""
+    """One run of some tests of a suite; hands out results in any order, each as soon as the test has ended.
 
-    def __init__(self, folder: Path, names: list[str], environment: dict[str, str], log: Path) -> None:
-        self._child = _Child(folder, [f"tests/{name}" for name in names], environment, log)
+    A kernel that one of ``after_a_cell`` starts has answered a cell before the test goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: list[str],
+        environment: dict[str, str],
+        log: Path,
+        *,
+        after_a_cell: Sequence[str] = (),
+    ) -> None:
+        arguments = [f"--after-a-cell={name}" for name in after_a_cell]
+        self._child = _Child(folder, [*arguments, *(f"tests/{name}" for name in names)], environment, log)
         self._names = names
         self._results: dict[str, Result] = {}
 
@@ -220,12 +233,17 @@ def environment_for(kernel: str, folder: Path, *, trusted: bool = False) -> dict
     if kernel != IPYKERNEL:
         shadow = folder / "jupyter"
         Path(_made(shadow / "kernels"), IPYKERNEL).symlink_to(kernelspec(kernel).resource_dir, target_is_directory=True)
-        environment["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(shadow), os.environ.get("JUPYTER_PATH")]))
+        environment["JUPYTER_PATH"] = jupyter_path(shadow)
     if trusted:
         settings = Path(_made(folder / "config"), "jupyter_sandbox_config.json")
         settings.write_text(json.dumps({"Guard": {"trusted_output": True}}))
         environment["JUPYTER_CONFIG_PATH"] = str(settings.parent)
     return environment
+
+
+def jupyter_path(folder: Path) -> str:
+    """The value of `JUPYTER_PATH` by which what is in the folder is found before what is elsewhere."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
 
 
 def _made(folder: Path) -> str:

@@ -1,20 +1,25 @@
 """Runs an upstream project's tests in a process of its own, and reports each as it ends.
 
 Usage: upstream_child.py FILE_DESCRIPTOR PYTEST_ARGUMENT…; the descriptor is the writing end of a
-`multiprocessing.Pipe`. Imports nothing of ours: it is started as a script.
+`multiprocessing.Pipe`. Imports nothing of ours, since it is started as a script, but has the kernels' ports chosen.
 """
 
 from __future__ import annotations
 
+import os
+import runpy
 import sys
 from functools import wraps
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 _DETAIL_CHARACTERS = 6000
+_FIRST_CELL_SECONDS = 60
 
 
 class Reporter:
@@ -29,6 +34,10 @@ class Reporter:
     def pytest_addoption(self, parser: pytest.Parser) -> None:
         # One upstream test asks for this option of pytest-cov without looking whether it is there.
         parser.addoption("--cov", action="store_true", default=False)
+        parser.addoption("--after-a-cell", action="append", default=[])
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        _answer_a_cell_first(config.getoption("after_a_cell"))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._collected_only = session.config.option.collectonly
@@ -73,6 +82,19 @@ def _record_launches(reporter: Reporter) -> None:
     LocalProvisioner.launch_kernel = launch_and_note  # type: ignore[method-assign]
 
 
+def _answer_a_cell_first(names: list[str]) -> None:
+    """Let the kernels that these tests start answer a cell before they are taken for ready."""
+    wait_for_ready = BlockingKernelClient.wait_for_ready
+
+    @wraps(wait_for_ready)
+    def wait_and_run(self: BlockingKernelClient, timeout: float | None = None) -> None:
+        wait_for_ready(self, timeout=timeout)
+        if _name(os.environ["PYTEST_CURRENT_TEST"]).rpartition(" ")[0] in names:
+            self.execute_interactive("pass", silent=True, timeout=_FIRST_CELL_SECONDS)
+
+    BlockingKernelClient.wait_for_ready = wait_and_run  # type: ignore[method-assign]
+
+
 def main() -> int:
     # The folder of this script must not be importable: upstream tests hand their sys.path to kernels.
     del sys.path[0]
@@ -82,4 +104,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    runpy.run_path(str(Path(__file__).parents[1] / "ports.py"))["choose_for_jupyter_client"]()
     sys.exit(main())

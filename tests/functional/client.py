@@ -20,8 +20,9 @@ from typing import Any
 import psutil
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.connect import write_connection_file
 from jupyter_client.kernelspec import KernelSpecManager
+
+from tests.ports import write_connection
 
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
 PATIENCE = 30.0
@@ -104,7 +105,9 @@ class Exchange:
     @property
     def error(self) -> Json:
         """The only error, which the reply tells too."""
-        (content,) = self.contents("error")
+        errors = self.contents("error")
+        assert len(errors) == 1, [(msg["msg_type"], msg["content"]) for msg in self.messages + self.replies]
+        content: Json = errors[0]
         assert self.status == "error"
         assert self.reply["ename"] == content["ename"]
         assert self.reply["evalue"] == content["evalue"]
@@ -139,6 +142,7 @@ class FrontEnd:
         """
         context = zmq.Context()
         context.setsockopt(zmq.RCVHWM, queue)
+        context.setsockopt(zmq.SNDTIMEO, int(1000 * PATIENCE))
         self.client = BlockingKernelClient(context=context)
         if isinstance(connection, dict):
             self.client.load_connection_info(connection)
@@ -340,7 +344,7 @@ def spawn(
     """Start a kernel process. CONNECTION adds to, or overrides, what its connection file says."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "connection.json"
-    write_connection_file(str(path), key=os.urandom(16).hex().encode())
+    write_connection(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **(connection or {})}))
     return spawn_with(path, *arguments, environment=environment)
 

@@ -1,4 +1,4 @@
-"""One kernel for all tests of a module, and fresh ones."""
+"""One kernel for all tests of a module, and fresh ones; one emulator of E2B."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.emulators.e2b.process import KEY, EmulatorProcess, emulating
 
 from .client import FrontEnd, KernelProcess, SharedKernel, running
 
@@ -42,3 +44,16 @@ def own_kernel(tmp_path: Path) -> Iterator[KernelProcess]:
     """A fresh kernel for one test."""
     with running(tmp_path) as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorProcess]:
+    """A stand-in for E2B for all tests of a module, whose sandboxes are theirs."""
+    with emulating(tmp_path_factory.mktemp("e2b")) as process:
+        yield process
+
+
+@pytest.fixture
+def e2b_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment has the API key that the emulator takes."""
+    monkeypatch.setenv("E2B_API_KEY", KEY)

@@ -6,8 +6,7 @@ import asyncio
 import os
 import re
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 import pytest
 
 if sys.platform != "linux":
-    pytest.skip("the executor runs on Linux", allow_module_level=True)
+    pytest.skip("an executor's sandboxes need bubblewrap, which only Linux has", allow_module_level=True)
 pytest.importorskip("grpc")
 
-from jupyter_client.connect import write_connection_file
 from traitlets.config import Config
 
 from sandbox_kernel.errors import CommandError
@@ -29,7 +27,9 @@ from sandbox_kernel.workspace.layers import remove_tree
 from tests.chaos.faults import NETWORK, Fault
 from tests.chaos.proxy import ChaosProxy
 from tests.executor_process import ExecutorProcess, serving
+from tests.ports import write_connection
 from tests.provider_suite.notebook import PATIENCE, Notebook, opened
+from tests.waiting import until
 
 from .client import Exchange, FrontEnd, KernelProcess, kernel_environment, spawn_with
 
@@ -64,7 +64,7 @@ class Place:
     def kernel(self, *arguments: str, notebook: str = "", **options: Any) -> KernelProcess:
         """Start a kernel process in the folder; the options are the provider's."""
         path = self.path / f"connection-{len(self._kernels)}.json"
-        write_connection_file(str(path), key=os.urandom(16).hex().encode())
+        write_connection(path)
         environment = {**kernel_environment(self.path)}
         if notebook:
             environment["JPY_SESSION_NAME"] = notebook
@@ -101,14 +101,6 @@ async def changes(notebook: Notebook) -> dict[str, Change]:
     """Return what cells changed, by path."""
     assert notebook.session.changes is not None
     return {change.path: change for change in await notebook.session.changes.read()}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something on the disk holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.05)
 
 
 async def seen(notebook: Notebook) -> set[str]:
@@ -363,7 +355,7 @@ async def test_changes_are_fetched_while_nothing_runs_and_outlive_a_lost_sandbox
             await notebook.run("open('early', 'w').write('x')")
             notebook.session.before_cell()
             layers = place.path / "layers"
-            await until(lambda: bool(list(layers.glob("*/data/upper/early"))))
+            await until(lambda: bool(list(layers.glob("*/data/upper/early"))), PATIENCE)
             own.kill()
             own.start()
             await notebook.until(lambda: notebook.session.state is State.ERROR)

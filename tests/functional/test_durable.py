@@ -20,7 +20,7 @@ from .worlds import WORLDS, ExecutorWorld, World
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "executor":
         if sys.platform != "linux":
-            pytest.skip("the executor runs on Linux")
+            pytest.skip("an executor's sandboxes need bubblewrap, which only Linux has")
         pytest.importorskip("grpc")
     made = WORLDS[request.param](tmp_path)
     yield made

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 if sys.platform != "linux":
-    pytest.skip("the executor runs on Linux", allow_module_level=True)
+    pytest.skip("an executor's sandboxes need bubblewrap, which only Linux has", allow_module_level=True)
 pytest.importorskip("grpc")
 
 import grpc
@@ -45,6 +45,7 @@ from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from sandbox_kernel.providers.executor.sandbox import ExecutorSandbox
 from tests.certificates import Authority
 from tests.executor_process import ExecutorProcess, serving
+from tests.ports import free_port
 from tests.provider_suite.notebook import PATIENCE, opened
 from tests.provider_suite.suite import pieces
 
@@ -66,13 +67,6 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecutorProce
             running.add_key(owner)
         running.metrics = str(options["metrics_address"])  # type: ignore[attr-defined]
         yield running
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def provider(executor: ExecutorProcess, owner: str = "ann", **options: Any) -> ExecutorProvider:
@@ -166,6 +160,12 @@ async def test_another_owners_sandbox_and_none_are_the_same(executor: ExecutorPr
         assert "does not know it" in await foreign.loss_reason()
         assert await state_of(sandbox, provider(executor)) == "running"
         assert await output(sandbox, "ls") == ""
+
+
+async def test_an_error_with_a_long_text_arrives_as_what_it_is(executor: ExecutorProcess) -> None:
+    for name in ("\N{SNAKE}" * 2000, "long" * 25_000):
+        with pytest.raises(NotFoundError, match="There is no sandbox"):
+            await provider(executor).connect(name)
 
 
 async def bob_calls(owner: ExecutorProvider) -> Any:
@@ -412,6 +412,30 @@ async def test_a_flood_of_a_command_is_whole(executor: ExecutorProcess) -> None:
         assert size == 50_000_000
 
 
+async def test_no_more_files_at_one_time_than_the_executor_holds(executor: ExecutorProcess) -> None:
+    async with sandbox_of(provider(executor)) as sandbox:
+        await output(sandbox, "head -c 50000000 /dev/zero > large")
+        reading = [sandbox.files.read("large") for _ in range(16)]
+        await asyncio.gather(*(anext(one) for one in reading))
+        with pytest.raises(InvocationError, match="wait until one of them is done"):
+            await output(sandbox, "true")
+        with pytest.raises(InvocationError, match="wait until one of them is done"):
+            await sandbox.files.write("more", pieces(bytes(MIB)))
+        await asyncio.gather(*(one.aclose() for one in reading))
+        await until_it_runs(sandbox)
+        assert await output(sandbox, "ls") == "large\n"
+
+
+async def until_it_runs(sandbox: ExecutorSandbox) -> None:
+    """Wait until the executor has noticed that others do not listen any more."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(InvocationError):
+            await output(sandbox, "true")
+            return
+        await asyncio.sleep(0.02)
+
+
 async def test_health_is_told_without_a_key_and_reflection_not_at_all(executor: ExecutorProcess) -> None:
     async with grpc.aio.insecure_channel(executor.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -459,6 +483,9 @@ def test_programs_use_it_like_any_other_provider(executor: ExecutorProcess) -> N
 
     with BlockingSandbox("executor", address=executor.address, key_file=executor.key_file()) as sandbox:
         assert sandbox.run("1 + 1").text == "2"
+        text = "large" * 1_000_000
+        sandbox.push(text=text)
+        assert sandbox.pull("text") == text
     assert executor.events("sandbox_closed")[-1]["reason"] == "a client has closed it"
 
 
@@ -512,6 +539,23 @@ async def test_idle_sandboxes_are_paused_then_closed_and_computing_is_not_idle(t
         assert await state_of(busy, ann) == "running"
         await output(busy, "kill $(cat pid)")
         await eventually(lambda: len(running.events("sandbox_paused")) == 2)
+
+
+async def test_a_sandbox_in_which_a_command_is_silent_is_neither_paused_nor_drained(tmp_path: Path) -> None:
+    with serving(tmp_path, Executor={"idle_timeout": 0.5, "quiet_timeout": 0.5, "drain_timeout": 60}) as running:
+        ann = provider(running)
+        sandbox = await ann.create(SPEC)
+        assert isinstance(sandbox, ExecutorSandbox)
+        assert await output(sandbox, "sleep 2; echo done") == "done\n"
+        assert running.events("sandbox_paused") == []
+        await eventually(lambda: running.events("sandbox_paused"))
+        await sandbox.resume()
+        command = sandbox.run("echo begun; sleep 2; echo done")
+        assert await anext(command) == b"begun\n"
+        assert running.process is not None
+        running.process.send_signal(signal.SIGTERM)
+        assert [chunk async for chunk in command] == [b"done\n"]
+        assert await asyncio.to_thread(running.process.wait, PATIENCE) == 0
 
 
 async def test_a_client_that_comes_back_wakes_its_sandbox(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 import time
@@ -12,9 +13,13 @@ from pathlib import Path
 import pytest
 
 if sys.platform != "linux":
-    pytest.skip("the executor runs on Linux", allow_module_level=True)
+    pytest.skip("an executor's sandboxes need bubblewrap, which only Linux has", allow_module_level=True)
 pytest.importorskip("grpc")
 
+from sandbox_kernel.errors import SandboxConnectionError
+from sandbox_kernel.providers.base import SandboxSpec
+from sandbox_kernel.providers.executor import calls
+from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from tests.chaos.proxy import ChaosProxy
 from tests.executor_process import ExecutorProcess, serving
 
@@ -145,3 +150,24 @@ def test_a_stop_without_the_executor_is_told_and_the_kernel_goes_on(distant: Dis
     assert "executor" in stopped.error["evalue"].lower()
     distant.executor.start()
     assert front_end.run("1").result == "1"
+
+
+async def test_a_quiet_command_may_take_its_time_and_a_connection_that_is_gone_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "GONE_AFTER", 1.0)
+    with serving(tmp_path / "executor") as executor:
+        proxy = ChaosProxy(lambda: ("127.0.0.1", executor.port))
+        options = {"address": f"localhost:{proxy.port}", "keepalive": 1.0, "request_timeout": 1.0}
+        provider = ExecutorProvider(config=executor.config(**options))
+        try:
+            sandbox = await provider.create(SandboxSpec("sk-test"))
+            command = sandbox.run("sleep 5; echo once; sleep 1000")
+            assert await anext(command) == b"once\n"
+            proxy.cut_off()
+            with pytest.raises(SandboxConnectionError):
+                await asyncio.wait_for(anext(command), PATIENCE)
+            proxy.go_on()
+            await sandbox.close()
+        finally:
+            proxy.close()

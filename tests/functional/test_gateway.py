@@ -23,7 +23,7 @@ from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings
 from sandbox_kernel.tools.workshop.gateway import from_openapi, inline_schema, target_name
 
 if sys.platform != "linux":
-    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+    pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
 
 REGION = "us-east-1"
 KEY = "a-key-for-tests"

@@ -186,6 +186,48 @@ async def test_new_peer_is_told_of_what_was_missed_and_gets_it_in_order() -> Non
             assert third.replayed(77) == []
 
 
+async def written(file: Path) -> None:
+    """Wait until a cell has written it."""
+    deadline = time.monotonic() + TIMEOUT
+    while not file.exists():  # noqa: ASYNC240 - it is as if it were in memory
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+CALLING = """\
+import os, socket, struct, time
+path = next(line.split()[-1] for line in open("/proc/net/unix") if line.rstrip().endswith("-tools"))
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(path)
+sock.settimeout(2)
+print("begun", flush=True)
+while not os.path.exists("alone"):
+    time.sleep(0.05)  # nothing in a cell tells of a new file
+sent, call = 0, struct.pack("!II", 2, 1_000_000) + b"{}" + b"x" * 1_000_000
+try:
+    while sent < 100:
+        sock.sendall(call)
+        sent += 1
+except TimeoutError:
+    pass
+with open("counting", "w") as file:
+    file.write(str(sent))
+os.rename("counting", "sent")
+"""
+
+
+async def test_calls_of_tools_wait_in_the_cell_while_nobody_is_there() -> None:
+    async with kept() as sandbox:
+        with ready_peer(sandbox) as peer:
+            cell = peer.execute(CALLING)
+            peer.until(lambda: peer.printed(cell))
+            peer.lose()
+            work = Path(sandbox._folder.work)
+            (work / "alone").touch()
+            await written(work / "sent")
+            assert int((work / "sent").read_text()) < 10
+
+
 async def test_cell_is_not_held_up_while_nobody_is_there_and_what_was_dropped_is_told() -> None:
     async with kept() as sandbox:
         with ready_peer(sandbox) as peer:
@@ -195,11 +237,7 @@ async def test_cell_is_not_held_up_while_nobody_is_there_and_what_was_dropped_is
             peer.until(lambda: peer.printed(cell))
             peer.lose()
             # The work folder, from outside.
-            done = Path(sandbox._folder.work, "done")
-            deadline = time.monotonic() + TIMEOUT
-            while not done.exists():  # noqa: ASYNC240 - it is as if it were in memory
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.1)
+            await written(Path(sandbox._folder.work, "done"))
             await asyncio.sleep(0.5)
             peer.attach(sandbox.open_stream())
             peer.idle(cell)

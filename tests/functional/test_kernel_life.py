@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
-from jupyter_client.connect import write_connection_file
+
+from tests.ports import write_connection
 
 from .client import (
     PATIENCE,
@@ -335,6 +336,15 @@ def test_a_running_cell_is_interrupted_and_keeps_its_variables(notebook: FrontEn
     assert notebook.run("kept").result == "'kept'"
 
 
+def test_an_interrupt_that_wakes_nobody_ends_the_cell(notebook: FrontEnd) -> None:
+    # Another thread takes the signal, and nothing wakes this one: as when it comes just before a wait begins.
+    cell = mark(notebook, "time.sleep(600)", first="signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])")
+    time.sleep(0.5)
+    notebook.interrupt()
+    assert notebook.finish(cell).error["ename"] == "KeyboardInterrupt"
+    notebook.run("signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])")
+
+
 def test_a_question_is_interrupted_and_a_late_answer_is_nobodys(notebook: FrontEnd) -> None:
     cell = notebook.cell("kept = 1\ninput('first? ')")
     notebook.until(lambda: bool(cell.questions))
@@ -342,6 +352,8 @@ def test_a_question_is_interrupted_and_a_late_answer_is_nobodys(notebook: FrontE
     notebook.finish(cell)
     assert cell.error["ename"] == "KeyboardInterrupt"
     notebook.answer("late")
+    # Python drops it when it asks next, but only if it has arrived by then.
+    assert notebook.run("get_ipython().kernel.stdin_socket.poll(1000)").result == "0"
     second = notebook.cell("input('second? ')")
     notebook.until(lambda: bool(second.questions))
     notebook.answer("right")
@@ -492,7 +504,7 @@ sys.stdin.read()
 
 def test_a_dead_parent_is_noticed_without_being_named(tmp_path: Path) -> None:
     path = tmp_path / "connection.json"
-    write_connection_file(str(path), key=b"key")
+    write_connection(path)
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, *kernel_command(path)],
         env=kernel_environment(tmp_path),

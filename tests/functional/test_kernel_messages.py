@@ -142,7 +142,7 @@ def test_commands_are_completed(notebook: FrontEnd) -> None:
         ("%%sandbox gen", {"generate"}),
         ("%sandbox upload ../", set()),
         ("%sandbox upload in", set()),
-        ("x = 1\n%sandbox help rest", {"restart"}),
+        ("x = 1\n%sandbox help rest", {"restart", "restore"}),
     ],
 )
 def test_nothing_but_its_words_is_completed_on_a_command_line(notebook: FrontEnd, line: str, matches: set[str]) -> None:
@@ -155,6 +155,17 @@ def test_no_words_of_python_are_among_the_commands(notebook: FrontEnd) -> None:
     reply = notebook.ask("complete_request", {"code": "%sandbox ", "cursor_pos": 9})
     assert {"status", "diff"} < set(reply["matches"])
     assert not {"and", "if", "print", "abs"} & set(reply["matches"])
+
+
+def test_all_messages_are_of_one_session(notebook: FrontEnd) -> None:
+    cells = [
+        notebook.cell(code)
+        for code in ("print('here'); 1", "%sandbox status", "import ipywidgets; ipywidgets.Label('x')")
+    ]
+    for cell in cells:
+        notebook.finish(cell)
+    messages = [message for cell in cells for message in [*cell.messages, *cell.replies]]
+    assert len({message["header"]["session"] for message in messages}) == 1
 
 
 def test_comms_are_listed(notebook: FrontEnd) -> None:

@@ -127,6 +127,37 @@ async def test_nothing_but_the_link_is_inherited(work_root: str) -> None:
         assert sorted(await inside.run(textwrap.dedent(code))) == ["/dev/null", "pipe", "pipe", "socket"]
 
 
+async def test_a_pipe_inside_is_opened_by_its_path_and_nothing_else_is(work_root: str) -> None:
+    async with started(work_root=work_root) as (sandbox, inside):
+        code = """
+            import os
+            reader, writer = os.pipe()
+            os.mkfifo("fifo")
+            fifo = os.open("fifo", os.O_RDWR)
+            others = [os.open(path, os.O_RDONLY) for path in ("/dev/zero", ".", "/etc/passwd")]
+            result = [os.getpid(), reader, writer, fifo, others]
+        """
+        number, reader, writer, fifo, others = await inside.run(textwrap.dedent(code))
+        descriptor = sandbox.open_pipe(f"/proc/{number}/fd/{writer}", os.O_WRONLY)
+        assert descriptor is not None
+        os.write(descriptor, b"from outside")
+        os.close(descriptor)
+        assert await inside.run(f"import os; result = os.read({reader}, 100).decode()") == "from outside"
+        named = sandbox.open_pipe(f"/proc/{number}/fd/{fifo}", os.O_WRONLY)
+        assert named is not None
+        os.close(named)
+        paths = [f"/proc/{number}/fd/{other}" for other in (*others, 99)]
+        paths += [
+            f"/proc/{number}/root/work/fifo",
+            f"/proc/{number}/fd/../fd/{reader}",
+            f"/proc/1/fd/{reader}",
+            "/work/fifo",
+        ]
+        paths += [f"/proc/self/fd/{reader}", f"/proc/{number}/fd/{reader}/", f"/proc/{number}/fd/{reader}\n", ""]
+        assert [sandbox.open_pipe(path, os.O_RDONLY) for path in paths] == [None] * len(paths)
+    assert sandbox.open_pipe(f"/proc/{number}/fd/{writer}", os.O_WRONLY) is None
+
+
 @pytest.mark.parametrize("with_setpriv", [True, False])
 async def test_sandbox_has_no_privileges(work_root: str, with_setpriv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not with_setpriv:

@@ -27,6 +27,14 @@ PACKAGES = """
     typing-extensions exceptiongroup tomli backports-asyncio-runner
 """.split()
 """In pure Python, so they can be lent to another interpreter. Those that its version does not need may be absent."""
+HELPERS = (
+    "__init__.py",
+    "waiting.py",
+    "functional/__init__.py",
+    "functional/local_stub.py",
+    "functional/workspace_stub.py",
+)
+"""Of the folder with tests, what these import."""
 STAND_INS = ("ipykernel", "zmq")
 """The environment must hold them, and these tests do not use them."""
 
@@ -61,7 +69,7 @@ def python(folder: Path) -> str:
     for name in STAND_INS:
         (packages / name).mkdir()
     shutil.copytree(REPOSITORY / "kernel/sandbox_kernel", packages / "sandbox_kernel")
-    for name in ("__init__.py", "functional/__init__.py", "functional/local_stub.py", "functional/workspace_stub.py"):
+    for name in HELPERS:
         (folder / "tests" / name).parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(REPOSITORY / "tests" / name, folder / "tests" / name)
     (folder / "pytest.ini").write_text(SETTINGS)

@@ -18,7 +18,11 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from sandbox_kernel.workspace.layers import remove_tree
+from tests.emulators.agentcore import CREDENTIALS
+from tests.emulators.agentcore import emulating as emulating_agentcore
 from tests.emulators.bedrock import KEYS, bedrock
+from tests.emulators.e2b.process import KEY
+from tests.emulators.e2b.process import emulating as emulating_e2b
 from tests.executor_process import serving
 
 from .client import kernel_environment
@@ -28,6 +32,9 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 PLAIN = "any-notebook"
 GENERATE = "generate"
 DURABLE = "durable"
+AGENTCORE = "agentcore"
+E2B = "e2b"
+AGENTS = "ppio-agents"
 CELL_TIMEOUT = 120
 
 ALLOWED = 'c.SandboxSession.approvals = {"apply": "allow", "discard": "allow"}'
@@ -43,6 +50,13 @@ c.ExecutorProvider.address = "{}"
 c.ExecutorProvider.key_file = "{}"
 """
 """A user with an executor."""
+CLOUD = """\
+{}
+c.SandboxSession.approvals = {{"agent": "allow"}}
+for provider in (c.E2BProvider, c.PPIOProvider):
+    provider.api_url = provider.sandbox_url = "{}"
+"""
+"""A user of E2B or PPIO, which are emulated."""
 written: dict[str, set[str]] = {}
 """By notebook, the files that are there after it was executed and were not before."""
 
@@ -79,6 +93,14 @@ def executed(path: Path) -> NotebookNode:
             executor = services.enter_context(serving(Path(place, "executor")))
             Path(place, "config/jupyter_sandbox_config.py").write_text(
                 EXECUTOR.format(executor.address, executor.key_file())
+            )
+        elif path.stem == AGENTCORE:
+            environment |= services.enter_context(emulating_agentcore(Path(place, "emulator"))).environment
+        elif path.stem in (E2B, AGENTS):
+            emulator = services.enter_context(emulating_e2b(Path(place, "e2b")))
+            environment |= {"E2B_API_KEY": KEY, "PPIO_API_KEY": KEY}
+            Path(place, "config/jupyter_sandbox_config.py").write_text(
+                CLOUD.format(own_configuration(notebook), emulator.url)
             )
         resources = {"metadata": {"path": str(folder)}}
         client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=kernel_of(path), resources=resources)
@@ -237,7 +259,7 @@ def test_generate_writes_runs_refines_and_corrects_code() -> None:
     assert text_of(GENERATE, "models").count("Amazon Bedrock") == 3
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the executor runs on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="an executor's sandboxes need bubblewrap, which only Linux has")
 def test_durable_leaves_its_sandbox_and_comes_back() -> None:
     pytest.importorskip("grpc")
     text = partial(text_of, DURABLE)
@@ -278,3 +300,50 @@ def test_ordinary_notebook_exchanges_variables_with_its_sandboxes(plain: Callabl
     assert plain("pulled").data["text/plain"] == "'Lima'"
     assert plain("second").data["text/plain"] == "False"
     assert plain("library").data["text/plain"] == "('hello\\n', '2')"
+
+
+def test_agentcore_shows_what_the_service_does_not() -> None:
+    assert "inactive" in text_of(AGENTCORE, "before")
+    assert text_of(AGENTCORE, "streaming").endswith("step 1 step 2 step 3 step 4 step 5 done\n")
+    assert outputs_of(AGENTCORE, "plot")[-1].data["image/png"].startswith("iVBOR")
+    status = text_of(AGENTCORE, "status")
+    assert "it cannot be extended" in status
+    assert "an hour at most" in status
+
+
+def test_agentcore_saves_and_restores() -> None:
+    assert text_of(AGENTCORE, "typescript").startswith("[ 1, 4, 9 ]")
+    assert "work.sandbox-snapshot" in text_of(AGENTCORE, "snapshot")
+    assert text_of(AGENTCORE, "restored").endswith("({'mean': 7.5, 'values': [1, 4, 9, 16]}, 'mean 7.5')")
+    assert "work.sandbox-snapshot" in written[AGENTCORE]
+
+
+def test_agentcore_keeps_no_credentials() -> None:
+    (path,) = (path for path in NOTEBOOKS if path.stem == AGENTCORE)
+    text = nbformat.writes(executed(path))
+    assert [value for name, value in CREDENTIALS.items() if "KEY" in name and value in text] == []
+
+
+def test_e2b_pauses_resumes_and_keeps() -> None:
+    text = partial(text_of, E2B)
+    assert "code-interpreter-v1" in text("templates")
+    assert "says 42" in text("first")
+    assert "$0.1 an hour, rates of 2026-11-01" in text("status")
+    assert any("image/png" in one.get("data", {}) for one in outputs_of(E2B, "plot"))
+    assert "is paused" in text("pause")
+    results = [one for one in outputs_of(E2B, "resumed") if one.output_type == "execute_result"]
+    assert results[0].data["text/plain"] == "43"
+    assert "--template" in text("keep")
+    assert "kept.txt" in text("shell")
+
+
+def test_agents_answer_remember_stream_and_are_paused() -> None:
+    text = partial(text_of, AGENTS)
+    assert "You said: What do you know about Lima?" in text("ask")
+    assert '"temperature": 0.2' in text("again")
+    assert '"turn": 2' in text("again")
+    assert text("stream") == "onetwothree\n"
+    assert "[3] You said: third" in text("batch")
+    assert "Healthy" in text("sessions")
+    assert "is paused" in text("pause")
+    assert '"turn": 4' in text("after")

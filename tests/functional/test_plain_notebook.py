@@ -16,7 +16,7 @@ from sandbox_kernel.workspace.layers import remove_tree
 from .client import FrontEnd, kernel_environment
 
 if sys.platform != "linux":
-    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+    pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
 
 PLOT = """\
 %%sandbox

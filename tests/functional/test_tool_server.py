@@ -22,7 +22,7 @@ from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings
 
 mcp = pytest.importorskip("mcp")
 if sys.platform != "linux":
-    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+    pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
 
 ADD = 'def add(a: int, b: int | None = None) -> int:\n    """Add two numbers."""\n    return a + (b or 0)\n'
 FAIL = 'def fail() -> int:\n    """Fail."""\n    return 1 // 0\n'

@@ -19,7 +19,7 @@ from sandbox_kernel.library import Display, Stream
 from sandbox_kernel.tools import RuntimeContext, ToolRegistry, current_context, report_progress
 
 if sys.platform != "linux":
-    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+    pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
 
 SIZE = 50_000_000
 

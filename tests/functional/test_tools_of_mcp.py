@@ -21,7 +21,7 @@ from sandbox_kernel.tools.settings import Tools
 
 pytest.importorskip("mcp")
 if sys.platform != "linux":
-    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+    pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 STDIO = {"command": [sys.executable, str(SERVER)], "env": {"SERVER_SECRET": "12345"}, "policy": "allow"}

@@ -25,7 +25,7 @@ from sandbox_kernel.errors import (
 from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings, execution
 
 if sys.platform != "linux":
-    pytest.skip("there is no provider for this system yet", allow_module_level=True)
+    pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
 
 ADD = '''
 def add(a: int, b: int = 1) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +10,12 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from jupyter_client.connect import write_connection_file
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from sandbox_kernel.providers.local import bubblewrap
 from sandbox_kernel.workspace.layers import remove_tree
+from tests.ports import write_connection
 
 from .client import KERNEL, Exchange, FrontEnd, KernelProcess, kernel_environment, spawn, spawn_with
 
@@ -37,7 +36,7 @@ class Project:
     def kernel(self, *arguments: str, notebook: str = "") -> KernelProcess:
         """Start a kernel in the folder, as a server does that says which notebook it is for."""
         path = self._place / f"connection-{len(self._kernels)}.json"
-        write_connection_file(str(path), key=os.urandom(16).hex().encode())
+        write_connection(path)
         environment = {**kernel_environment(self._place)}
         if notebook:
             environment["JPY_SESSION_NAME"] = notebook

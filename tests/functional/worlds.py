@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from jupyter_client.connect import write_connection_file
 
 from sandbox_kernel.records import RecordFile, SessionRecord
 from tests.keeper import tell
+from tests.ports import write_connection
 
 from .client import PATIENCE, KernelProcess, kernel_environment, spawn_with
 
@@ -79,7 +79,7 @@ class World(ABC):
         if notebook:
             environment["JPY_SESSION_NAME"] = notebook
         if not path.exists():
-            write_connection_file(str(path), key=os.urandom(16).hex().encode())
+            write_connection(path)
         options = [f"--{self._section}.{name}={value}" for name, value in self.options().items()]
         kernel = spawn_with(path, "--provider", self.provider, *options, *arguments, environment=environment)
         self.kernels.append(kernel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,9 @@ async def found_after(entries: AsyncIterator[FileEntry], count: int) -> AsyncIte
 
 class ProviderSuite:
     """Tests that every provider passes."""
+
+    beside: Sequence[str] = ()
+    """Names of what is in the working folder of each new sandbox, sorted."""
 
     @pytest.fixture
     async def notebook(self, provider: Provider, tmp_path: Path) -> AsyncIterator[Notebook]:
@@ -156,7 +159,7 @@ class ProviderSuite:
         assert found == {"a": "folder", "a/b": "folder", "a/b/c": "file", "a/.hidden": "file"}
         await files.remove("a/b/c")
         await files.remove("a", recursive=True)
-        assert (await notebook.run("os.listdir('.')")).value == "[]"
+        assert (await notebook.run("sorted(os.listdir('.'))")).value == repr([*self.beside])
 
     async def test_an_empty_file_is_one(self, notebook: Notebook) -> None:
         assert await notebook.session.files.write("empty", pieces(b"")) == 0
@@ -189,7 +192,7 @@ class ProviderSuite:
         with pytest.raises(OSError, match="the disk is gone"):
             await notebook.session.files.write("file", broken())
         await asyncio.sleep(0.2)
-        assert (await notebook.run("import os\nos.listdir('.')")).value == "[]"
+        assert (await notebook.run("import os\nsorted(os.listdir('.'))")).value == repr([*self.beside])
 
     async def test_a_list_that_is_too_long_says_so(self, notebook: Notebook) -> None:
         await notebook.run("for n in range(20): open(f'file{n}', 'w').close()")
@@ -206,11 +209,13 @@ class ProviderSuite:
             cell = await notebook.run(
                 "import os\nopen('data.csv').read(), open('sub/file').read(), sorted(os.listdir())"
             )
-            assert cell.value == "('a,b\\n', 'mine', ['data.csv', 'sub'])"
+            found = sorted(["data.csv", "sub", *self.beside])
+            assert cell.value == repr(("a,b\n", "mine", found))
             (folder / "later.txt").write_text("later")
             (folder / "id_rsa").write_text("key")
             notebook.session.before_cell()
-            assert (await notebook.run("sorted(os.listdir())")).value == "['data.csv', 'later.txt', 'sub']"
+            found = sorted(["data.csv", "later.txt", "sub", *self.beside])
+            assert (await notebook.run("sorted(os.listdir())")).value == repr(found)
 
     async def test_changes_wait_for_the_user(
         self, make_with_folder: Callable[[Path], Provider], folder: Path, tmp_path: Path

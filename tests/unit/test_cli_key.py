@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 if sys.platform != "linux":
-    pytest.skip("the executor runs on Linux", allow_module_level=True)
+    pytest.skip("an executor's sandboxes need bubblewrap, which only Linux has", allow_module_level=True)
 
 from sandbox_kernel.cli.main import main
 

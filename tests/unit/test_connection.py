@@ -189,6 +189,25 @@ async def test_closed_connection_is_not_made_again() -> None:
         assert (len(case.sandbox.wires), case.ended) == (1, [])
 
 
+async def test_attempt_under_way_is_given_up_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow_to_stop() -> Transport:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+        raise AWAY
+
+    async with connected() as case:
+        others = asyncio.all_tasks()
+        monkeypatch.setattr(case.sandbox, "open_link", slow_to_stop)
+        case.sandbox.cut()
+        await case.until(lambda: len(asyncio.all_tasks() - others) == 2)
+        case.connection.close()
+        assert asyncio.all_tasks() - others
+        await case.connection.wait_closed()
+        assert asyncio.all_tasks() == others
+
+
 async def test_pauses_do_not_grow_where_each_connection_is_made_and_breaks() -> None:
     async with connected() as case:
         for count in range(2, 12):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from traitlets.config.configurable import Configurable
 
+from sandbox_kernel.agents.settings import Agents
 from sandbox_kernel.cli import main as cli
 from sandbox_kernel.configuration import HOST_OPTIONS
 from sandbox_kernel.events import EventLog
@@ -20,6 +21,8 @@ from sandbox_kernel.generation.models.openai import OpenAIModel
 from sandbox_kernel.generation.models.strands import StrandsModel
 from sandbox_kernel.generation.settings import Generation
 from sandbox_kernel.guard import Guard
+from sandbox_kernel.providers.agentcore.provider import AgentCoreProvider
+from sandbox_kernel.providers.e2b.provider import E2BProvider
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.session import SandboxSession
@@ -41,6 +44,9 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
         Guard,
         Workspace,
         LocalProvider,
+        AgentCoreProvider,
+        E2BProvider,
+        Agents,
         ExecutorProvider,
         Executor,
         EventLog,

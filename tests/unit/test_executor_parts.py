@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 if sys.platform != "linux":
-    pytest.skip("the executor runs on Linux", allow_module_level=True)
+    pytest.skip("an executor's sandboxes need bubblewrap, which only Linux has", allow_module_level=True)
 pytest.importorskip("grpc")
 
 import grpc
@@ -23,12 +23,14 @@ from sandbox_kernel.errors import (
     QuotaError,
     SandboxConnectionError,
 )
+from sandbox_kernel.executor.calls import MAX_DETAILS, details
 from sandbox_kernel.executor.keys import KeyFile
-from sandbox_kernel.executor.numbers import Numbers, OnceOnly
+from sandbox_kernel.executor.numbers import MAX_KEPT, Numbers, OnceOnly
 from sandbox_kernel.executor.quotas import PERIOD, Quota, Quotas
 from sandbox_kernel.executor.timeouts import Timeouts, Times, Verdict, judge
 from sandbox_kernel.executor_api import DEFAULT_PORT, executor_pb2
 from sandbox_kernel.executor_api.addresses import is_loopback, join, split
+from sandbox_kernel.executor_api.names import printable
 from sandbox_kernel.executor_api.protocol import METHODS
 from sandbox_kernel.executor_api.statuses import STATUSES, error_class, status_of
 from sandbox_kernel.providers.executor.calls import Calls
@@ -227,6 +229,40 @@ def test_what_cannot_be_answered_again_is_refused() -> None:
         once.use("ann", "1")
 
 
+async def test_no_call_is_forgotten_for_anothers_or_while_it_is_under_way() -> None:
+    numbers, going_on = Numbers(), asyncio.Event()
+
+    async def work() -> object:
+        return object()
+
+    async def slow_work() -> object:
+        await going_on.wait()
+        return object()
+
+    bobs = await numbers.run(("bob", "Create", "1"), work)
+    slow = asyncio.ensure_future(numbers.run(("ann", "Create", "slow"), slow_work))
+    oldest = await numbers.run(("ann", "Create", "0"), work)
+    for number in range(1, MAX_KEPT):
+        latest = await numbers.run(("ann", "Create", str(number)), work)
+    assert await numbers.run(("bob", "Create", "1"), work) is bobs
+    again = asyncio.ensure_future(numbers.run(("ann", "Create", "slow"), work))
+    await asyncio.sleep(0)
+    going_on.set()
+    assert await slow is await again
+    assert await numbers.run(("ann", "Create", str(MAX_KEPT - 1)), work) is latest
+    assert await numbers.run(("ann", "Create", "0"), work) is not oldest
+
+
+def test_what_cannot_be_answered_again_is_refused_however_much_others_ask() -> None:
+    once = OnceOnly()
+    once.use("bob", "1")
+    for number in range(MAX_KEPT + 1):
+        once.use("ann", str(number))
+    once.use("ann", "0")
+    with pytest.raises(InvocationError, match="not begun again"):
+        once.use("bob", "1")
+
+
 # ---- addresses
 
 
@@ -267,6 +303,13 @@ def test_errors_travel_and_arrive_as_what_they_were() -> None:
         code, name = status_of(kind("text"))
         assert error_class(code, name) is kind
         assert error_class(code, "") is kind
+
+
+def test_messages_of_errors_are_one_line_that_a_header_takes() -> None:
+    assert details(SandboxConnectionError("100 % of ä\n\x1b[31m")) == "100 % of ä  [31m"
+    for char, size in {"x": 1, "%": 3, "ä": 6, "\N{SNAKE}": 12, "\udcff": 6}.items():
+        kept = details(SandboxConnectionError(char * 10_000))
+        assert MAX_DETAILS - 12 < len(kept) * size / len(printable(char)) <= MAX_DETAILS
 
 
 def test_every_method_is_in_the_table() -> None:

@@ -18,7 +18,7 @@ LEFT_OUT = {"boto3", "grpc", "httpx", "IPython", "jedi", "ipykernel", "jupyter_c
 """They cost time and memory in each kernel process, and it needs none of them."""
 
 ONLY_UNIX = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
-MAY_IMPORT_THEM = ("providers/local/", "bridge/")
+MAY_IMPORT_THEM = ("providers/local/", "bridge/", "emulators/agentcore/")
 """Of sandbox_kernel: where code is that runs on Linux only. The kernel process must run on macOS and Windows too."""
 
 BRIDGE = REPOSITORY / "kernel/sandbox_kernel/bridge"
@@ -26,6 +26,7 @@ BRIDGE_NEEDS = {
     "sandbox_kernel.bridge",
     "sandbox_kernel.link",
     "sandbox_kernel.link.protocol",
+    "sandbox_kernel.link.websocket",
     "sandbox_kernel.link.envelope",
 }
 IN_THE_SANDBOX = {"IPython", "ipykernel", "ipykernel_launcher", "tornado", "zmq"}

@@ -47,6 +47,17 @@ def test_the_oldest_go_and_essential_ones_stay(journal: Journal) -> None:
     assert journal.essentials_before(15, 45) == [20, 30, 40]
 
 
+def test_essential_ones_are_read_that_lose_their_neighbours_meanwhile(journal: Journal) -> None:
+    numbers = journal.numbers(0, 100, {1})
+    for index in range(100):
+        journal.append([str(index).encode() * 5], 1, essential=index % 10 == 0)
+    assert next(numbers) == 0
+    for _ in range(200):
+        journal.append([b"later" * 10], 2, essential=False)
+    assert journal.first > 100
+    assert list(numbers) == list(range(10, 100, 10))
+
+
 def test_record_that_cannot_be_written_is_not_there_and_the_next_is(journal: Journal) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))

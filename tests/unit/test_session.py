@@ -125,6 +125,22 @@ async def test_what_no_retry_can_mend_is_tried_once(make: MakeSession, error: Sa
     assert session.info.error == str(error)
 
 
+async def test_what_others_keep_and_cannot_close_is_logged_and_the_session_ends(make: MakeSession) -> None:
+    class Agents:
+        def __init__(self, session: SandboxSession) -> None:
+            pass
+
+        async def close(self) -> None:
+            raise SandboxError("abc may still run")
+
+    session = make(ProcessProvider())
+    await session.start()
+    session.companion(Agents)
+    await session.close()
+    assert session.state is State.CLOSED
+    assert [line for line in session.log.tail(20) if "not_given_back" in line and "abc may still run" in line]
+
+
 async def test_a_sandbox_that_dies_is_reported_and_the_next_start_makes_another(make: MakeSession) -> None:
     provider = ProcessProvider()
     session = make(provider)

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sandbox_kernel.bridge.paths import inside
@@ -79,15 +79,15 @@ def _signature(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def contents(digests: Digests, limit: int, largest: int) -> Iterator[list[Any] | None]:
+def contents(digests: Digests, limit: int, largest: int, beside: Sequence[str] = ()) -> Iterator[list[Any] | None]:
     """Yield path, kind, size, mode, time of change in ns, and digest or target of all entries; None between.
 
     [] stands for those beyond ``limit``. Files with more than ``largest`` bytes, and those that cannot be read, have no
-    digest.
+    digest. What is in the working folder under the names ``beside`` is nobody's copy.
     """
     count = 0
     for path in inside(""):
-        if path is None:
+        if path is None or path.partition("/")[0] in beside:
             yield None
             continue
         try:

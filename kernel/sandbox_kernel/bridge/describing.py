@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from sandbox_kernel.bridge import known_types as known
+from sandbox_kernel.bridge import snapshots
 from sandbox_kernel.bridge.imports import is_there, missing_modules
 
 MAX_VARIABLES = 100
@@ -35,8 +36,14 @@ SKIPPED = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 def describe(shell: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request: {"code": …} asks for the faults of code, {"values": …} for all that code could use.
 
+    {"snapshot": PATH} and {"restore": PATH} are for what is saved and brought back (snapshots.py); no cell runs then.
+
     With values, the columns and entries whose names the regular expression "secret" finds are told without theirs.
     """
+    if "snapshot" in request:
+        return snapshots.save(shell, str(request["snapshot"]), files=bool(request.get("files")))
+    if "restore" in request:
+        return snapshots.restore(shell, str(request["restore"]))
     if "code" in request:
         return examine(shell, str(request["code"]))
     shown = known.Shown(bool(request.get("values")), str(request.get("secret", "")))

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import Any, Union
 
@@ -155,11 +155,16 @@ Operation = Union[Reading, Writing, Walking, Passage, Packing, Unpacking]
 class FileOperations:
     """The operations under way, by the kernel process's numbers for them."""
 
-    def __init__(self, emit: Emit, digests: Digests | None = None) -> None:
-        """``digests`` are those of files that were told before."""
-        self._emit = emit
+    def __init__(self, emit: Emit, digests: Digests | None = None, beside: Sequence[str] = ()) -> None:
+        """``digests`` are those of files that were told before; ``beside`` are names that no copy of a folder has."""
+        self._emit, self._beside = emit, beside
         self._digests = digests or Digests()
         self._operations: dict[int, Operation] = {}
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there are any."""
+        return bool(self._operations)
 
     @property
     def want_turn(self) -> bool:
@@ -195,7 +200,7 @@ class FileOperations:
             self._end(number)
 
     def _begin(self, number: int, command: dict[str, Any]) -> None:
-        operation = started(command, self._digests)
+        operation = started(command, self._digests, self._beside)
         self._operations[number] = operation
         self._emit({"id": number, **operation.greeting}, b"")
 
@@ -243,13 +248,13 @@ class FileOperations:
             self._emit({"id": number, "end": True, "code": code, "reason": reason}, b"")
 
 
-def started(command: dict[str, Any], digests: Digests) -> Operation:
+def started(command: dict[str, Any], digests: Digests, beside: Sequence[str] = ()) -> Operation:
     """Return the operation that a command asks for. Raises OSError or OperationError."""
     match command["do"]:
         case "pass":
             return Passage(command["credit"])
         case "contents":
-            return Walking(contents(digests, command["limit"], command["largest"]))
+            return Walking(contents(digests, command["limit"], command["largest"], beside))
         case "pack":
             return Packing(command["paths"], command["credit"])
         case "unpack":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # Imported, not run as a script, which Python would compile each time.
@@ -12,6 +13,8 @@ STDERR_TAIL = 2000
 """Bytes of the process's own error output that are reported when it dies."""
 SIGINT, SIGKILL = 2, 9
 """As POSIX has them; the module signal would bring enum along."""
+NUDGES = (0.05, 0.25, 1.0)
+"""Seconds after an interrupt at which Python is made to look for it (see `InnerKernel.nudge`)."""
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 
 TYPE_CHECKING = False
@@ -23,14 +26,20 @@ if TYPE_CHECKING:
 class InnerKernel:
     """One life of the ipykernel, from its spawning on. Nothing but os is needed for that."""
 
-    def __init__(self, runtime: str, number: int, options: list[str]) -> None:
+    def __init__(self, runtime: str, number: int, options: list[str], *, lively: bool = False) -> None:
+        """``lively``: it is to say whether something goes on when its cells have ended."""
         self.ready = False
         self.sockets: dict[str, Any] = {}
         self._exit_code: int | None = None
+        self._nudges: list[float] = []
         self._address = f"{runtime}/kernel-{number}"
         self._stderr = f"{self._address}.stderr"
         self.tools = f"{self._address}-tools"
         """Where the bridge takes the calls of this life's cells."""
+        self._lively = f"{self._address}-lively"
+        if lively:
+            with open(self._lively, "wb") as file:
+                file.write(b"0")
         # No key: the transport is private to this sandbox, and a cell could read the key anyway.
         ports = "".join(f', "{name}_port": {port}' for name, port in PORTS.items())
         with open(f"{self._address}.json", "w", encoding="utf-8") as file:
@@ -58,6 +67,14 @@ class InnerKernel:
             setsigdef=[SIGINT],
         )
 
+    def is_lively(self) -> bool:
+        """Whether something of the cells' goes on, such as a thread."""
+        try:
+            with open(self._lively, "rb") as file:
+                return file.read(1) == b"1"
+        except OSError:
+            return False
+
     def connect(self, context: Any) -> None:
         """Open the sockets. Call it when READY_FD said that the other ends are bound."""
         import zmq
@@ -81,6 +98,26 @@ class InnerKernel:
     def interrupt(self) -> None:
         """SIGINT to the whole process group."""
         self._signal(SIGINT)
+        now = time.monotonic()
+        self._nudges = [now + delay for delay in NUDGES]
+
+    @property
+    def nudge_due(self) -> float | None:
+        """The monotonic time at which `nudge` is to be called next."""
+        return self._nudges[0] if self._nudges else None
+
+    def nudge(self, now: float) -> None:
+        """Make Python's main thread look for an interrupt, if one was sent a moment ago.
+
+        A signal that comes just before the thread begins to wait, or that another thread takes, is noted and wakes
+        nobody. This one, which launcher.py makes a handler for that does nothing, ends the wait, and nothing else.
+        """
+        if self._nudges and now >= self._nudges[0]:
+            import signal
+
+            del self._nudges[0]
+            if self.exit_code() is None:
+                os.kill(self.pid, signal.SIGURG)
 
     def kill(self) -> None:
         """SIGKILL to the whole process group. Idempotent."""
@@ -122,6 +159,6 @@ class InnerKernel:
             os.close(self.ready_fd)
             self.ready_fd = -1
         paths = [f"{self._address}-{port}" for port in PORTS.values()]
-        for path in (f"{self._address}.json", self._stderr, *paths):
+        for path in (f"{self._address}.json", self._stderr, self._lively, *paths):
             if os.path.exists(path):
                 os.unlink(path)

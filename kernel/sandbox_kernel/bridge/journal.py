@@ -128,18 +128,19 @@ class Journal:
 
     def numbers(self, start: int, end: int, cells: Container[int]) -> Iterator[int]:
         """Yield the numbers of the records of some cells that are there, in order."""
-        yield from [
-            number
-            for number, (cell, _) in self._essentials.items()
-            if start <= number < min(end, self.first) and cell in cells
-        ]
-        number = max(start, self.first)
+        number = start
         while number < end:
+            first = self.first
+            if number < first:
+                # All but the essential ones has gone, perhaps since the last one was yielded.
+                for one in self.essentials_before(number, min(end, first)):
+                    if one in self._essentials and self._essentials[one][0] in cells:
+                        yield one
+                number = first
+                continue
             segment = self._segment_of(number)
             if segment is None:
-                # It has gone meanwhile.
-                number = max(number + 1, self.first)
-                continue
+                return
             if segment.cells[number - segment.first] in cells:
                 yield number
             number += 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -79,8 +80,10 @@ def main() -> None:
     app.parent_handle = os.getppid()
     app.initialize(sys.argv[1:])
     stub.register(app.kernel.shell)
-    stub.add_tools(app.kernel.shell, sys.argv[sys.argv.index("-f") + 1].removesuffix(".json") + "-tools")
+    address = sys.argv[sys.argv.index("-f") + 1].removesuffix(".json")
+    stub.add_tools(app.kernel.shell, f"{address}-tools")
     serve_beside_cells(app.kernel)
+    tell_lively(app.kernel, f"{address}-lively")
     only_wake(app.kernel)
     app.kernel.control_handlers["sandbox_installed_request"] = lambda *request: tell_imported(app.kernel, *request)
     app.kernel.control_handlers["sandbox_describe_request"] = lambda *request: tell(
@@ -98,6 +101,8 @@ def main() -> None:
     gc.freeze()
     gc.unfreeze()
     gc.enable()
+    # The bridge's way to make the main thread look for an interrupt that it missed (InnerKernel.nudge).
+    signal.signal(signal.SIGURG, lambda *_: None)
     os.write(ready_fd, b"1")
     os.close(ready_fd)
     app.start()
@@ -276,6 +281,43 @@ def serve_beside_cells(kernel: Any) -> None:
     kernel.do_complete = complete_quickly
     kernel.shell_handlers["execute_request"] = kernel.control_handlers["execute_request"] = counted_execute
     kernel.control_handlers["sandbox_warm_request"] = warm_up
+
+
+def tell_lively(kernel: Any, path: str) -> None:
+    """Note in a file, where the bridge has made one, whether anything of a cell's goes on when it has ended."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    import asyncio
+    import weakref
+
+    execute = kernel.shell_handlers["execute_request"]
+    threads: weakref.WeakSet[Any] = weakref.WeakSet()
+    tasks: weakref.WeakSet[Any] = weakref.WeakSet()
+    """Those that came into being in a cell."""
+
+    async def noted_execute(*request: Any) -> None:
+        if not threads:
+            # What there is before the first cell is no cell's.
+            threads.update(threading.enumerate())
+        # The kernel itself makes some for each request.
+        before = asyncio.all_tasks()
+        try:
+            await execute(*request)
+        finally:
+            tasks.update(asyncio.all_tasks() - before)
+            goes_on = any(not task.done() for task in tasks) or any(
+                thread not in threads and is_of_cells(thread) for thread in threading.enumerate()
+            )
+            os.pwrite(fd, b"1" if goes_on else b"0", 0)
+
+    kernel.shell_handlers["execute_request"] = noted_execute
+
+
+def is_of_cells(thread: Any) -> bool:
+    """Whether a thread that appeared later may be a cell's: not one of the debugger's, or of a subshell."""
+    return not getattr(thread, "is_pydev_daemon_thread", False) and not str(thread.name).startswith("subshell")
 
 
 async def tell_imported(kernel: Any, stream: Any, ident: Any, request: dict[str, Any]) -> None:

@@ -17,28 +17,41 @@ def main() -> None:
 
     Arguments: ``--link-fd N`` (inherited descriptor of a connected stream socket) or ``--control-fd N`` (of a socket
     over which streams are passed, see wire.py) and ``--journal-dir FOLDER`` (on a disk), ``--runtime-dir FOLDER``
-    (private, writable); the others go to the ipykernel.
+    (private, writable); the others go to the ipykernel. With ``--tells`` it says over the control socket whether it has
+    anything to do; ``--beside NAMES`` (joined by ":") is what lies in the working folder and is nobody's copy.
     """
     options = sys.argv[1:]
     kept = "--control-fd" in options
     link = int(_take(options, "--control-fd" if kept else "--link-fd"))
     journal = _take(options, "--journal-dir") if kept else ""
     runtime = _take(options, "--runtime-dir")
+    tells = _has(options, "--tells")
+    beside = _take(options, "--beside").split(":") if "--beside" in options else []
     # A cell that inherited the link could write frames into it.
     os.set_inheritable(link, False)
-    inner = InnerKernel(runtime, 1, options)
+    inner = InnerKernel(runtime, 1, options, lively=tells)
     time.sleep(IMPORT_AFTER)
     _add_site_packages()
     from sandbox_kernel.bridge.relay import Bridge
 
     def spawn(life: int) -> InnerKernel:
-        return InnerKernel(runtime, life, options)
+        return InnerKernel(runtime, life, options, lively=tells)
 
-    bridge = Bridge(inner, spawn, control=link, journal=journal) if kept else Bridge(inner, spawn, stream=link)
+    if kept:
+        bridge = Bridge(inner, spawn, control=link, journal=journal, tells=tells, beside=beside)
+    else:
+        bridge = Bridge(inner, spawn, stream=link)
     try:
         bridge.run()
     finally:
         bridge.close()
+
+
+def _has(options: list[str], name: str) -> bool:
+    found = name in options
+    if found:
+        options.remove(name)
+    return found
 
 
 def _take(options: list[str], name: str) -> str:

@@ -44,6 +44,7 @@ class Outbox:
         self._missing = False
         """The kernel process has not asked yet for what it missed."""
         self._replay: Iterator[list[Buffer]] | None = None
+        self._replay_first = 0
         self._replay_end: dict[str, Any] = {}
 
     @property
@@ -176,7 +177,8 @@ class Outbox:
 
     def _begin_replay(self, number: int, cells: list[Cell]) -> None:
         first = min((cell.first for cell in cells), default=self._position)
-        self._replay_end = {"id": number, "cells": len(cells), "whole": first >= self._journal.first}
+        self._replay_first = first
+        self._replay_end = {"id": number, "cells": len(cells)}
         self._replay = self._records(first, {cell.serial: cell for cell in cells})
 
     def _records(self, first: int, cells: dict[int, Cell]) -> Iterator[list[Buffer]]:
@@ -190,7 +192,9 @@ class Outbox:
             yield [envelope.JOURNAL, *parts]
 
     def _end_replay(self) -> None:
-        self._event("replayed", seen=0 if self._missing else self._position, **self._replay_end)
+        # Some may have gone while it was sent.
+        whole = self._replay_first >= self._journal.first
+        self._event("replayed", seen=0 if self._missing else self._position, whole=whole, **self._replay_end)
 
     def close(self) -> None:
         """Remove the journal."""

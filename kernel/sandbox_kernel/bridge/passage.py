@@ -1,7 +1,8 @@
 """A pipe between the kernel process and a cell, for values that are too large for a message.
 
 The bridge holds both ends; the cell opens the one it needs by its path in /proc, so nothing is left behind when either
-dies. Nothing is stored on the way: the pipe, and the credit of the kernel process, bound what is under way.
+dies. So does a kernel process on the same machine with the other one; then the bridge moves nothing. Nothing is stored
+on the way: the pipe, and the credit of the kernel process, bound what is under way.
 """
 
 from __future__ import annotations

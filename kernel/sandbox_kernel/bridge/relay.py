@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -17,8 +17,10 @@ from sandbox_kernel.bridge.commands import ShellCommand
 from sandbox_kernel.bridge.copies import Digests
 from sandbox_kernel.bridge.files import FileOperations
 from sandbox_kernel.bridge.inner import InnerKernel
+from sandbox_kernel.bridge.own_requests import DELIMITER, OwnRequests
 from sandbox_kernel.bridge.tool_sockets import ToolSockets
 from sandbox_kernel.bridge.wire import MAX_BACKLOG, Wire
+from sandbox_kernel.bridge.work import Work
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import SMALL, Buffer
 
@@ -26,7 +28,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox_kernel.bridge.outbox import Outbox
 
-DELIMITER = b"<IDS|MSG>"
 WAKE = "sandbox_wake"
 """A request that makes the kernel look up, and nothing else; launcher.py says the same."""
 BATCH = 64
@@ -62,11 +63,16 @@ class Bridge:
         stream: int = -1,
         control: int = -1,
         journal: str = "",
+        tells: bool = False,
+        beside: Sequence[str] = (),
     ) -> None:
         """``stream`` and ``control`` are descriptors of sockets, one of which there is (see wire.py).
 
-        With ``control`` comes the folder for a ``journal``.
+        With ``control`` comes the folder for a ``journal``; one that ``tells`` says over it whether it has anything to
+        do. ``beside`` are names in the working folder that no copy has.
         """
+        self._work = Work() if tells else None
+        self._beside = tuple(beside)
         self._lives = 1
         self._inner = inner
         self._spawn = spawn
@@ -85,7 +91,7 @@ class Bridge:
         self._tools.listen(inner.tools)
         self._polled: dict[int, int] = {}
         """Descriptors of file operations, and what is waited for."""
-        self._own: dict[str, Callable[[bytes], None]] = {}
+        self._own = OwnRequests()
         self._busy = 0
         self._warm_up_due: float | None = None
         self._restart_due: float | None = None
@@ -108,8 +114,7 @@ class Bridge:
         self._flush()
         while not self._wire.ended:
             ready = dict(self._poller.poll(self._timeout()))
-            if not ready:
-                self._on_time()
+            self._on_time()
             self._wire.on_ready(ready)
             self._on_kernel(ready)
             self._on_descriptors(ready)
@@ -118,6 +123,25 @@ class Bridge:
                 self._files.turn(ready)
             self._flush()
             self._poll_files()
+            if self._work is not None:
+                self._tell_work(self._work)
+
+    def _tell_work(self, work: Work) -> None:
+        """Say whether outputs may still come of what was asked."""
+        outbox, starting = self._outbox, not self._inner.ready and not self._buried
+        behind = self._wire.unsent or bool(self._wire.link.bulk_backlog) or (outbox is not None and outbox.behind)
+        operating = bool(self._commands) or self._files.under_way or self._own.owes
+        asked = work.under_way or operating or self._restart_due is not None
+        asking = outbox is not None and any(cell.question is not None for cell in outbox.cells.open)
+        asking = asking or self._tools.asking
+        working = starting or behind or asked
+        self._wire.tell(
+            working=working,
+            asking=asking,
+            lively=not working and self._inner.is_lively(),
+            moving=self._files.under_way,
+            silent=work.silent,
+        )
 
     def _poll_files(self) -> None:
         """Wait for what operations wait for, unless they have no turn because the link is full."""
@@ -144,7 +168,8 @@ class Bridge:
     def _timeout(self) -> int | None:
         if self._polling_commands and self._files.want_turn:
             return 0
-        due = [moment for moment in (self._warm_up_due, self._restart_due, self._ask_due) if moment is not None]
+        moments = (self._warm_up_due, self._restart_due, self._ask_due, self._inner.nudge_due)
+        due = [moment for moment in moments if moment is not None]
         return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
     # ---- the link
@@ -164,6 +189,7 @@ class Bridge:
         self._files.close()
         self._files = self._new_files()
         self._tools.drop()
+        self._own.give_up_all()
         said = self._outbox.on_peer()
         if self._inner.ready:
             self._tell("ready", {**self._life(), **said})
@@ -171,21 +197,22 @@ class Bridge:
             self._event("died", exit=self._inner.exit_code(), life=self._lives, stderr="")
 
     def _new_files(self) -> FileOperations:
-        return FileOperations(lambda said, data: self._event("operation", data, **said), self._digests)
+        return FileOperations(lambda said, data: self._event("operation", data, **said), self._digests, self._beside)
 
     def _flush(self) -> None:
-        self._wire.flush()
-        outbox = self._outbox
-        if outbox is None:
-            self._poll_output(self._wire.link.bulk_backlog < MAX_BACKLOG)
-            return
-        outbox.pump()
-        self._wire.flush()
-        while outbox.behind and self._wire.link.bulk_backlog < MAX_BACKLOG:
+        """Send what can be sent; take more of what cells and commands say only as far as there is room for it."""
+        wire, outbox = self._wire, self._outbox
+        wire.flush()
+        if outbox is not None:
             outbox.pump()
-            self._wire.flush()
-        self._poll_iopub(outbox.takes_output)
-        self._poll_commands(self._wire.link.bulk_backlog < MAX_BACKLOG)
+            wire.flush()
+            while outbox.behind and wire.link.bulk_backlog < MAX_BACKLOG:
+                outbox.pump()
+                wire.flush()
+        room = wire.link.bulk_backlog < MAX_BACKLOG
+        self._poll_iopub(room if outbox is None else outbox.takes_output)
+        self._poll_commands(room)
+        self._tools.poll(room)
 
     def _event(self, name: str, data: bytes = b"", *, urgent: bool = False, **fields: object) -> None:
         """Tell this kernel process something."""
@@ -209,6 +236,8 @@ class Bridge:
         name = CHANNELS.get(kind[:1])
         if name is None:
             command = json.loads(bytes(parts[1]))
+            if command["op"] == "file-cancel":
+                self._own.give_up(command["id"])
             if command["op"].startswith("file"):
                 self._files.command(command, parts[2] if len(parts) > 2 else b"")
             elif command["op"] == "journal" and self._outbox is not None:
@@ -224,6 +253,8 @@ class Bridge:
         if sock is None:
             # Its sender was told, or is about to be, that this life of the kernel has ended.
             return
+        if self._work is not None and name != "stdin":
+            self._work.began(bytes(parts[1]))
         if name == "shell" and b'_request"' in bytes(parts[1]):
             # Comm messages have no reply that would end them.
             self._busy += 1
@@ -244,7 +275,7 @@ class Bridge:
                 self._restart()
             case "count":
                 content = {"execution_count": command["execution_count"], "inputs": command["inputs"]}
-                self._ask("shell", "sandbox_count_request", content)
+                self._own.ask(self._inner.sockets["shell"], "sandbox_count_request", content)
             case "run":
                 self._run(command["id"], ["/bin/sh", "-c", command["text"]])
             case "packages":
@@ -262,11 +293,11 @@ class Bridge:
         if self._inner.ready:
             self._inner.interrupt()
             # A kernel that waits in its event loop sees the signal only when something wakes it.
-            self._ask("shell", WAKE, {})
+            self._own.ask(self._inner.sockets["shell"], WAKE, {})
 
     def _restart(self) -> None:
         if self._inner.ready and self._restart_due is None:
-            self._ask("control", "shutdown_request", {"restart": True})
+            self._own.ask(self._inner.sockets["control"], "shutdown_request", {"restart": True})
             self._restart_due = time.monotonic() + SHUTDOWN_GRACE
         elif self._restart_due is None:
             self._respawn()
@@ -290,6 +321,8 @@ class Bridge:
         self._polling_iopub = False
         self._tools.close()
         self._own.clear()
+        if self._work is not None:
+            self._work.clear()
         self._busy = 0
         self._warm_up_due = self._ask_due = None
         if self._outbox is not None:
@@ -303,21 +336,22 @@ class Bridge:
             self._event("operation", id=number, end=True, imported=json.loads(content).get("imported", []))
 
         if self._inner.ready:
-            self._ask("control", "sandbox_installed_request", {"modules": modules}, tell)
+            self._own.ask_for(
+                number, self._inner.sockets["control"], "sandbox_installed_request", {"modules": modules}, tell
+            )
         else:
             tell(b"{}")
 
     def _describe(self, number: int, request: dict[str, Any]) -> None:
         """Let the kernel describe what it has; the answer is the operation's data."""
+
+        def tell(content: bytes) -> None:
+            self._event("operation", content, id=number, end=True)
+
         if self._inner.ready:
-            self._ask(
-                "control",
-                "sandbox_describe_request",
-                request,
-                lambda content: self._event("operation", content, id=number, end=True),
-            )
+            self._own.ask_for(number, self._inner.sockets["control"], "sandbox_describe_request", request, tell)
         else:
-            self._event("operation", b'{"failed": "Python is being restarted"}', id=number, end=True)
+            tell(b'{"failed": "Python is being restarted"}')
 
     def _run(self, number: int, arguments: list[str]) -> None:
         try:
@@ -343,12 +377,6 @@ class Bridge:
         for name in ("shell", "stdin", "control", "aside"):
             if sockets[name] in ready:
                 self._relay_replies(name, sockets[name])
-
-    def _poll_output(self, wanted: bool) -> None:
-        """Take outputs, or leave them where they are while the link is full."""
-        self._poll_iopub(wanted)
-        self._poll_commands(wanted)
-        self._tools.poll(wanted)
 
     def _poll_commands(self, wanted: bool) -> None:
         if wanted != self._polling_commands:
@@ -380,23 +408,17 @@ class Bridge:
                 # "starting", or what belongs to the question whether it is ready: it is heard. A greeting says all.
                 self._heard = True
                 self._on_news(greeted=b"iopub_welcome" in bytes(frames[3] if len(frames) > 3 else b""))
-            elif len(frames) >= 7 and frames[1] == DELIMITER and not self._is_own(frames):
+            elif len(frames) >= 7 and frames[1] == DELIMITER and not self._own.take_output(frames):
+                if self._work is not None:
+                    self._note_output(self._work, frames)
                 self._pass_on([envelope.IOPUB, frames[0], *frames[3:]])
 
-    def _is_own(self, frames: list[Buffer]) -> bool:
-        """Whether an output belongs to a request of the bridge's own, which nobody else made."""
-        parent = bytes(frames[4])
-        if b'"sandbox-' not in parent:
-            return False
-        own = self._own_id(parent)
-        if own and b'"idle"' in bytes(frames[6]) and self._own[own] is heard:
-            # Else its reply is still to come: that takes another way, and may be slower.
-            del self._own[own]
-        return bool(own)
-
-    def _own_id(self, parent: bytes) -> str:
-        msg_id = json.loads(parent).get("msg_id")
-        return msg_id if msg_id in self._own else ""
+    def _note_output(self, work: Work, frames: list[Buffer]) -> None:
+        topic = bytes(frames[0])
+        if not topic.endswith((b".status", b".execute_input")):
+            work.shown()
+        elif b'"idle"' in bytes(frames[6]):
+            work.idle(bytes(frames[4]))
 
     def _relay_replies(self, name: str, sock: Any) -> None:
         for _ in range(BATCH):
@@ -405,8 +427,10 @@ class Bridge:
                 return
             token = bytes(frames[0])
             if token == envelope.NO_TOKEN:
-                self._on_own_reply(frames)
+                self._own.take_reply(frames)
                 continue
+            if self._work is not None:
+                self._work.replied(bytes(frames[4]))
             if name == "shell":
                 self._finished_request()
                 if b"execute_reply" in bytes(frames[3]):
@@ -428,33 +452,6 @@ class Bridge:
         self._busy -= 1
         if self._warm_up_due is not None:
             self._warm_up_due = time.monotonic() + WARM_UP_AFTER
-
-    # ---- requests of the bridge's own
-
-    def _ask(
-        self, channel: str, msg_type: str, content: dict[str, Any], then: Callable[[bytes], None] | None = None
-    ) -> None:
-        """Send a request whose reply and statuses stay here; ``then`` gets the reply's content."""
-        msg_id = f"sandbox-{os.urandom(8).hex()}"
-        header = {
-            "msg_id": msg_id,
-            "msg_type": msg_type,
-            "session": "sandbox-bridge",
-            "username": "sandbox",
-            "date": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
-            "version": "5.3",
-        }
-        self._own[msg_id] = then or heard
-        if len(self._own) > 1000:
-            del self._own[next(iter(self._own))]
-        frames = [envelope.NO_TOKEN, DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}"]
-        self._inner.sockets[channel].send_multipart([*frames, json.dumps(content).encode()])
-
-    def _on_own_reply(self, frames: list[Buffer]) -> None:
-        own = self._own_id(bytes(frames[4]))
-        if own:
-            then, self._own[own] = self._own[own], heard
-            then(bytes(frames[6]))
 
     # ---- the inner kernel's life
 
@@ -485,7 +482,7 @@ class Bridge:
 
     def _ask_whether_ready(self) -> None:
         self._ask_due = time.monotonic() + ASK_AGAIN
-        self._ask("shell", "kernel_info_request", {}, self._on_kernel_info)
+        self._own.ask(self._inner.sockets["shell"], "kernel_info_request", {}, self._on_kernel_info)
 
     def _on_kernel_info(self, content: bytes) -> None:
         self._kernel_info = content
@@ -508,6 +505,7 @@ class Bridge:
 
     def _on_time(self) -> None:
         now = time.monotonic()
+        self._inner.nudge(now)
         if self._ask_due is not None and now >= self._ask_due:
             self._ask_whether_ready()
         if self._restart_due is not None and now >= self._restart_due:
@@ -525,7 +523,7 @@ class Bridge:
         if self._warming is None:
             self._warming = os.posix_spawn(sys.executable, [sys.executable, "-c", FILL_CACHE], os.environ)
         else:
-            self._ask("control", "sandbox_warm_request", {})
+            self._own.ask(self._inner.sockets["control"], "sandbox_warm_request", {})
 
     def _on_cache_filled(self) -> None:
         if self._warming:
@@ -578,10 +576,6 @@ def _make_outbox(wire: Wire, folder: str) -> Outbox:
     from sandbox_kernel.bridge.outbox import Outbox
 
     return Outbox(wire, folder)
-
-
-def heard(content: bytes) -> None:
-    """Do nothing: what to do with the reply to a request of the bridge's own when nobody wants it, or has it."""
 
 
 def python_version() -> str:

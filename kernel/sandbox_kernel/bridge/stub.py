@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, NoReturn
 
 COMMANDS = {
+    "agents": (),
     "apply": (),
     "attach": ("--force",),
     "detach": (),
@@ -23,6 +24,7 @@ COMMANDS = {
     "files": (),
     "fix": ("--run", "--model", "--no-context", "--show-context"),
     "forget": (),
+    "fork": (),
     "help": (),
     "history": ("--show",),
     "install": ("--requirement",),
@@ -34,12 +36,15 @@ COMMANDS = {
     "push": (),
     "replay": (),
     "restart": (),
+    "restore": (),
     "resume": (),
     "shell": (),
-    "start": (),
+    "snapshot": ("--as-file", "--stay", "--no-files"),
+    "start": ("--template",),
     "status": ("--log",),
     "stop": ("--all", "--orphans"),
     "sync": (),
+    "templates": ("--tag",),
     "tool": ("--json", "--timeout", "--background", "--version", "--artifact", "--all"),
     "tools": ("--all",),
     "upload": ("--to",),
@@ -47,7 +52,9 @@ COMMANDS = {
 """The options of each command, for completion. A test keeps it equal to what sandbox_magics has."""
 
 CELL_COMMANDS = {
+    "agent": ("--session", "--stream", "--batch", "--concurrency", "--timeout"),
     "generate": ("--run", "--model", "--no-context", "--show-context"),
+    "run": ("--language",),
     "tool": ("--language", "--version", "--update"),
 }
 """The same for `%%sandbox NAME` cells."""

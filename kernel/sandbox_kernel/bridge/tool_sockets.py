@@ -40,8 +40,15 @@ class ToolSockets:
         self._connections: dict[int, _Connection] = {}
         self._numbers: dict[int, int] = {}
         """By descriptor."""
+        self._asking: set[int] = set()
+        """Those of which a frame was passed on and none has come back."""
         self._last = 0
         self._reading = True
+
+    @property
+    def asking(self) -> bool:
+        """Whether somebody waits for a word from outside."""
+        return bool(self._asking)
 
     def listen(self, path: str) -> None:
         """Begin to take connections."""
@@ -86,6 +93,7 @@ class ToolSockets:
     def send(self, number: int, data: Buffer) -> None:
         """Send an answer; one for a connection that has ended is dropped."""
         connection = self._connections.get(number)
+        self._asking.discard(number)
         if connection is not None:
             connection.leaving.append(memoryview(data))
             self._write(number)
@@ -125,6 +133,7 @@ class ToolSockets:
                 break
             if len(received) < size:
                 break
+            self._asking.add(number)
             self._on_frame(number, bytes(received[:size]))
             del received[:size]
         if not data:
@@ -151,6 +160,7 @@ class ToolSockets:
 
     def _forget(self, number: int) -> None:
         connection = self._connections.pop(number)
+        self._asking.discard(number)
         del self._numbers[connection.sock.fileno()]
         self._poller.unregister(connection.sock.fileno())
         connection.sock.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,9 @@ from sandbox_kernel.link.protocol import (
 READ_SIZE = 512 * 1024
 MAX_BACKLOG = 1024 * 1024
 """Bytes that wait for the link before the bridge hands it nothing more."""
+REPORT = struct.Struct("!BIQ")
+"""What is told of the work: flags (1: there is some, 2: something is asked, 4: there is none, but something goes on
+that may say something, 8: files come or go), the number of the stream, and the bytes that it has brought."""
 MAX_CANDIDATES = 8
 """Streams that have not greeted; one more, and the oldest is closed."""
 MAX_DISPLACED = 1000
@@ -54,6 +58,10 @@ class Wire:
         self.ended = False
         """The stream has ended for good, and with it the bridge."""
         self.link = Link(os.urandom(16))
+        self.received = 0
+        """Bytes that the stream of the moment has brought."""
+        self._streams = 0
+        self._told = b""
         self._poller = poller
         self._on_message = on_message
         self._on_peer = on_peer
@@ -78,6 +86,27 @@ class Wire:
     def kept(self) -> bool:
         """Whether the bridge outlives its stream."""
         return self._control is not None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something is on its way to the stream."""
+        return bool(self._unsent)
+
+    def tell(self, *, working: bool, asking: bool, lively: bool, moving: bool, silent: bool) -> None:
+        """Tell whoever holds the sandbox, if it has changed, whether there is anything to do, and what was received."""
+        flags = working | asking << 1 | lively << 2 | moving << 3 | silent << 4
+        said = REPORT.pack(flags, self._streams, self.received)
+        if said == self._told or self._control is None:
+            return
+        try:
+            self._control.send(said)
+        except BlockingIOError:
+            # There is no room for more news; the loop comes by again.
+            return
+        except OSError:
+            # That nobody holds the sandbox any more is found where it is read.
+            return
+        self._told = said
 
     @property
     def connected(self) -> bool:
@@ -124,6 +153,7 @@ class Wire:
         except OSError:
             count = 0
         if count:
+            self.received += count
             self._receive(self._buffer[:count])
         else:
             self._lose()
@@ -251,6 +281,8 @@ class Wire:
         if new:
             self._displace()
         self._take(sock)
+        self.received = len(greeting)
+        self._streams += 1
         self.link.connect()
         if new:
             self._on_peer()

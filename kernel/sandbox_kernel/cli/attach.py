@@ -53,7 +53,7 @@ async def _follow(make: type[SandboxSession], config: Any, sandbox_id: str, *, f
     session = make(screen, config=config, log=log, recorder=Recorder(log))
     screen.session = session
     # A terminal has no notebook whose folder could be there.
-    session.folder.enabled = False
+    session.folder.wanted = False
     try:
         await session.attach(sandbox_id, force=force)
         await screen.show()

@@ -11,7 +11,7 @@ from typing import NoReturn
 from sandbox_kernel import __version__
 from sandbox_kernel.errors import CommandError, ConfigurationError, SandboxKernelError
 
-from . import attach, doctor, kernelspec, layers, sandboxes, serve, serving
+from . import attach, doctor, emulate, kernelspec, layers, sandboxes, serve, serving
 
 BAD_INPUT = 2
 FAILED = 1
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser("jupyter sandbox", description="Sandboxes of notebooks, and the kernels that use them.")
     parser.add_argument("--version", action="version", version=f"sandbox-kernel {__version__}")
     families = parser.add_subparsers(metavar="COMMAND", required=True)
-    for family in (sandboxes, attach, layers, doctor, kernelspec, serve, serving):
+    for family in (sandboxes, attach, layers, doctor, kernelspec, serve, serving, emulate):
         family.add_commands(families)
     return parser
 

@@ -40,8 +40,8 @@ from .numbers import Numbers
 
 MAX_NUMBER = 100
 """Characters of a call's number, and of a correlation id."""
-MAX_DETAILS = 2000
-"""Characters of an error's message; it travels in a header."""
+MAX_DETAILS = 4096
+"""Bytes of an error's message as it travels: in a header, of which gRPC takes 8 KiB for certain."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ class Calls:
             result = await answer(caller)
             code = grpc.StatusCode.OK
         except UnreadableError as exc:
-            code, kind, error = grpc.StatusCode.INVALID_ARGUMENT, InvocationError.__name__, str(exc)
+            code, kind, error = grpc.StatusCode.INVALID_ARGUMENT, InvocationError.__name__, details(exc)
         except SandboxKernelError as exc:
             code, kind = status_of(exc)
-            error = str(exc)
+            error = details(exc)
         except asyncio.CancelledError:
             raise
         except Exception as exc:  # noqa: BLE001 - the edge: no fault of ours may end the executor, or tell a client how
@@ -149,7 +149,7 @@ class Calls:
         finally:
             self._note(method, caller, code, error, time.monotonic() - began)
         if error:
-            await context.abort(code, printable(error)[:MAX_DETAILS], ((ERROR, kind),))
+            await context.abort(code, error, ((ERROR, kind),))
         return result
 
     def _admit(self, metadata: Mapping[str, str]) -> Caller:
@@ -185,6 +185,18 @@ class Calls:
             seconds=round(seconds, 4),
             **({"error": error} if error else {}),
         )
+
+
+def details(error: SandboxKernelError) -> str:
+    """Return as much of an error's message as a header takes, on one line."""
+    text = "".join(char if char.isprintable() else " " for char in printable(str(error)[:MAX_DETAILS]))
+    size = 0
+    for index, char in enumerate(text):
+        # Each byte of what is no ASCII travels as three, and so does a percent sign.
+        size += 1 if char.isascii() and char != "%" else 3 * len(char.encode())
+        if size > MAX_DETAILS:
+            return text[:index]
+    return text
 
 
 def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from sandbox_kernel.bridge_events import Finished, Operation, Output, read_event
-from sandbox_kernel.errors import SandboxConnectionError
+from sandbox_kernel.errors import InvocationError, SandboxConnectionError
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.channel import LinkChannel
 from sandbox_kernel.link.protocol import Buffer, Link, LinkError
@@ -26,6 +27,8 @@ MAX_MESSAGE = 1024 * 1024
 """Bytes of a message that is taken; what the process sends is smaller."""
 HELD = 4 * 1024 * 1024
 """Bytes of a command's output that wait for a client; then the process waits."""
+MAX_CALLS = 16
+"""Files and commands at one time; of each some megabytes may wait for a client."""
 
 
 class Errands:
@@ -38,9 +41,15 @@ class Errands:
         self._numbers = 0
         self._users = 0
         self._idle: asyncio.TimerHandle | None = None
-        self._waiting = 0
+        self._waiting: Counter[ShellCommand] = Counter()
+        """Bytes of each command's output that wait for its client."""
         self._operations = Operations(self._send, self._backlog, self._next_number, self._ids)
         self._files = LinkFiles(self._operations)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a file or command is."""
+        return self._users > 0
 
     @contextmanager
     def files(self) -> Iterator[LinkFiles]:
@@ -63,12 +72,15 @@ class Errands:
             finally:
                 if self._commands.pop(number, None) is not None:
                     command.kill()
-                self.taken(self._waiting)
+                self.taken(command, self._waiting[command])
+                del self._waiting[command]
 
-    def taken(self, size: int) -> None:
+    def taken(self, command: ShellCommand, size: int) -> None:
         """Take note that a client has got so many bytes of a command's output."""
-        before, self._waiting = self._waiting, max(0, self._waiting - size)
-        if before >= HELD > self._waiting and self._channel is not None:
+        before = self._waiting.total()
+        # Nothing is counted any more of what a process wrote that is gone.
+        self._waiting[command] -= min(size, self._waiting[command])
+        if before >= HELD > self._waiting.total() and self._channel is not None:
             self._channel.release()
 
     def close(self) -> None:
@@ -82,7 +94,12 @@ class Errands:
 
     @contextmanager
     def _used(self) -> Iterator[None]:
-        """Have the process for a block. Raises SandboxLostError or SandboxConnectionError."""
+        """Have the process for a block. Raises InvocationError, SandboxLostError or SandboxConnectionError."""
+        if self._users >= MAX_CALLS:
+            message = (
+                f"The sandbox has {MAX_CALLS} files and commands under way already; wait until one of them is done."
+            )
+            raise InvocationError(message, **self._ids())
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
@@ -109,7 +126,7 @@ class Errands:
 
     def _lose(self) -> None:
         self._channel = None
-        self._waiting = 0
+        self._waiting.clear()
         for command in self._commands.values():
             command.finish(None)
         self._commands.clear()
@@ -146,12 +163,12 @@ class Errands:
                 case Operation(fields=fields, data=data):
                     self._operations.on_event(fields, data)
                 case Output(command=number, data=data) if number in self._commands:
-                    self._hold(len(data))
-                    self._commands[number].feed(data)
+                    self._feed(self._commands[number], data)
                 case Finished(command=number, exit=code) if number in self._commands:
                     self._commands.pop(number).finish(code)
 
-    def _hold(self, size: int) -> None:
-        self._waiting += size
-        if self._waiting >= HELD and self._channel is not None:
+    def _feed(self, command: ShellCommand, data: bytes) -> None:
+        command.feed(data)
+        self._waiting[command] += len(data)
+        if self._waiting.total() >= HELD and self._channel is not None:
             self._channel.hold()

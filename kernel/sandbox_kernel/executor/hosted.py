@@ -51,6 +51,11 @@ class HostedSandbox:
         return bool(self._links)
 
     @property
+    def in_use(self) -> bool:
+        """Whether a client has a link to it, or a file or command under way."""
+        return self.linked or self.errands.under_way
+
+    @property
     def times(self) -> Times:
         """What timeouts are judged by."""
         return Times(self._born, self._used, self._paused, self.linked)
@@ -59,33 +64,43 @@ class HostedSandbox:
         """Take note that it is used."""
         self._used = time.monotonic()
 
-    def notice_computing(self) -> None:
-        """Count it as used if it has computed since the last time that this was asked."""
+    def notice_use(self) -> None:
+        """Count it as used if a file or command is under way, or it has computed since the last time this was asked.
+
+        A command may be silent for hours, and while it is paused its client waits for ever.
+        """
         now, cpu = time.monotonic(), self.sandbox.processor_time()
         before, self._sample = self._sample, (now, cpu)
-        if before is not None and cpu - before[1] > COMPUTES * (now - before[0]):
+        computes = before is not None and cpu - before[1] > COMPUTES * (now - before[0])
+        if computes or self.errands.under_way:
             self.touch()
 
     # ---- pausing
 
     async def pause(self, *, asked: bool) -> None:
-        """Freeze it; ``asked`` says that a client wants that, and not a timeout."""
+        """Freeze it; ``asked`` says that a client wants that, and not a timeout, which gives way to use meanwhile."""
+        used = self._used
         async with self._moving:
             self._check()
             if self._paused is None:
                 await self.sandbox.pause()
                 self._paused = time.monotonic()
             self._asked = self._asked or asked
+            if not self._asked and self._used != used:
+                await self._go_on()
 
     async def resume(self) -> None:
         """Let it go on."""
         async with self._moving:
             self._check()
-            if self._paused is not None:
-                await self.sandbox.resume()
-                self._paused = None
+            await self._go_on()
             self._asked = False
             self.touch()
+
+    async def _go_on(self) -> None:
+        if self._paused is not None:
+            await self.sandbox.resume()
+            self._paused = None
 
     async def wake(self) -> None:
         """Let it go on for a client that uses it, unless a client has paused it."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sandbox_kernel.executor_api import executor_pb2 as pb
@@ -51,26 +51,34 @@ class Relay:
 
     async def run(self, why_it_ended: Callable[[], Awaitable[str]]) -> None:
         """Carry bytes until one side ends; ``why_it_ended`` is asked when the sandbox itself has."""
-        sock = self._hosted.sandbox.open_stream()
-        sock.setblocking(False)
+        with self._counted(), closing(self._hosted.sandbox.open_stream()) as sock:
+            sock.setblocking(False)
+            await self._write(pb.LinkChunk(open=pb.LinkOpen(sandbox_id=self._hosted.sandbox_id)))
+            close = await self._carry(sock, why_it_ended)
+        await self._write(pb.LinkChunk(close=close))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         self._hosted.open_link(self)
         self._metrics.links.inc()
-        await self._write(pb.LinkChunk(open=pb.LinkOpen(sandbox_id=self._hosted.sandbox_id)))
+        try:
+            yield
+        finally:
+            self._metrics.links.dec()
+            self._hosted.close_link(self)
+
+    async def _carry(self, sock: socket.socket, why_it_ended: Callable[[], Awaitable[str]]) -> pb.LinkClose:
         down, up = asyncio.ensure_future(self._down(sock)), asyncio.ensure_future(self._up(sock))
         watch = asyncio.ensure_future(self._watch())
         try:
             ends: list[asyncio.Future[Any]] = [down, up, watch, self._ended]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            close = await self._close(up, why_it_ended)
+            return await self._close(up, why_it_ended)
         finally:
             for task in (down, up, watch):
                 task.cancel()
-            # Not before they have let go of it: its number would be another's.
+            # The socket is not closed before they have let go of it: its number would be another's.
             await asyncio.gather(down, up, watch, return_exceptions=True)
-            sock.close()
-            self._metrics.links.dec()
-            self._hosted.close_link(self)
-        await self._write(pb.LinkChunk(close=close))
 
     async def _write(self, chunk: bytes | pb.LinkChunk) -> None:
         async with self._writing:

@@ -150,14 +150,15 @@ class Sandboxes:
                 await self.bury(hosted)
                 return
             if not hosted.paused and self._may_be_idle(hosted):
-                hosted.notice_computing()
+                hosted.notice_use()
             verdict, reason = judge(hosted.times, self._timeouts, time.monotonic())
             if verdict is Verdict.CLOSE:
                 await self.close(hosted, "timeout", reason)
             elif verdict is Verdict.PAUSE:
                 await hosted.pause(asked=False)
-                self._count()
-                self._event("sandbox_paused", hosted, reason=reason)
+                if hosted.paused:
+                    self._count()
+                    self._event("sandbox_paused", hosted, reason=reason)
         except SandboxKernelError as exc:
             self._event("sweep_failed", hosted, level="warning", error=str(exc))
 
@@ -173,7 +174,7 @@ class Sandboxes:
         self.draining = True
         deadline = time.monotonic() + self._settings.drain_timeout
         while self._hosted and time.monotonic() < deadline and not given_up.is_set():
-            await self._close_all([hosted for hosted in self._hosted.values() if not hosted.linked])
+            await self._close_all([hosted for hosted in self._hosted.values() if not hosted.in_use])
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(given_up.wait(), 0.1)
         await self._close_all(list(self._hosted.values()))

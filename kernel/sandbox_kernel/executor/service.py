@@ -22,6 +22,8 @@ from .sandboxes import Sandboxes
 
 ENTRIES = 500
 """Files in one message of a list."""
+PATHS = 1024 * 1024
+"""Bytes of paths after which a message of a list has no more files; they are what a sandbox says."""
 MAX_LABEL = 200
 MAX_LISTED = 1_000_000
 STOP_TIMEOUT = 5.0
@@ -130,10 +132,10 @@ class Service:
             raise InvocationError("A file begins with its header.")
         header = first.header
         hosted = await self._running(caller, header.sandbox_id)
-        left = self._sandboxes.quotas.upload_left(caller.owner)
-        await stream.write(pb.WriteFileReply(allowed=NO_LIMIT if left is None else left))
         upload = _Upload(self._sandboxes, caller.owner, hosted, stream)
         with hosted.errands.files() as files:
+            left = self._sandboxes.quotas.upload_left(caller.owner)
+            await stream.write(pb.WriteFileReply(allowed=NO_LIMIT if left is None else left))
             try:
                 written = await files.write(to_text(header.path), upload.chunks(), mode=header.mode & 0o777)
             except BaseException as exc:
@@ -148,7 +150,7 @@ class Service:
         """Give what matches a pattern."""
         hosted = await self._running(caller, request.sandbox_id)
         with hosted.errands.files() as files:
-            async for entries in _batches(files, request):
+            async for entries in batches(files, request):
                 yield pb.FileList(entries=entries)
 
     async def remove_file(self, caller: Caller, request: pb.RemoveFileRequest) -> pb.RemoveFileReply:
@@ -168,7 +170,7 @@ class Service:
             async for data in command:
                 hosted.touch()
                 yield pb.RunOutput(data=data)
-                hosted.errands.taken(len(data))
+                hosted.errands.taken(command, len(data))
             if command.exit_code is None:
                 raise InvocationError("The sandbox ended before the command did.", sandbox_id=hosted.sandbox_id)
             yield pb.RunOutput(exit_code=command.exit_code)
@@ -237,15 +239,18 @@ class _Upload:
         self._sandboxes.quotas.count_upload(self._owner, -self._counted)
 
 
-async def _batches(files: SandboxFiles, request: pb.ListFilesRequest) -> AsyncIterator[list[pb.FileEntry]]:
+async def batches(files: SandboxFiles, request: pb.ListFilesRequest) -> AsyncIterator[list[pb.FileEntry]]:
+    """Yield what matches a pattern, as much at a time as one message takes."""
     batch: list[pb.FileEntry] = []
+    size = 0
     limit = min(request.limit or MAX_LISTED, MAX_LISTED)
     try:
         async for entry in files.list(to_text(request.pattern), recursive=request.recursive, limit=limit):
             batch.append(_entry(entry))
-            if len(batch) == ENTRIES:
+            size += len(batch[-1].path)
+            if len(batch) == ENTRIES or size >= PATHS:
                 yield batch
-                batch = []
+                batch, size = [], 0
     except QuotaError:
         # What was found comes before the word that there is more.
         if batch:

@@ -204,8 +204,18 @@ class Client:
     def attach(self, session: SandboxSession) -> None:
         """Serve this session."""
         self.session = session
+        self._idle_since = time.time()
+        session.idle_since = lambda: 0.0 if self._current or self._waiting else self._idle_since
         session.on_state = self._on_state
+        session.on_news = self._on_news
         session.guard.on_notice = self._on_notice
+
+    def _on_news(self, text: str) -> None:
+        """Give lines of the session's own to the cell that runs, else to the next one."""
+        if self._current is not None and not self._current.hidden:
+            self._current.put(Notice(text))
+        else:
+            self._notice += text
 
     def serve_tools(
         self,
@@ -345,6 +355,7 @@ class Client:
                 correlation_id=cell.correlation_id,
             )
         self._current = None
+        self._idle_since = time.time()
         self._question = b""
         cell.finish(error)
         if cell.began and not cell.hidden:

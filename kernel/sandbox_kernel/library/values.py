@@ -13,7 +13,6 @@ import datetime  # noqa: ICN001 - its classes have the names of the kinds
 import json
 import math
 import struct
-from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,14 +77,11 @@ def fresh_memory(size: int) -> memoryview:
     """Return memory that the system gives when it is written to, not before: who says a size must send it, too."""
     import mmap
 
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
+    if not hasattr(mmap, "MAP_PRIVATE"):
         return memoryview(mmap.mmap(-1, size))
-    # Private, and in large pages, which only private memory has: to be given small ones costs as much as to fill them.
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Some kernels are made without them.
-    with suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+    # Not in large pages: on a machine whose memory is in pieces the system looks for them ten times as long as it
+    # takes to fill small ones.
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _joined(buffers: Sequence[Buffer]) -> Union[bytearray, memoryview]:

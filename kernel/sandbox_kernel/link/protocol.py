@@ -543,6 +543,11 @@ class _Cutter:
         return flags, size, payload
 
 
+def is_acknowledgement(buffers: Sequence[Buffer]) -> bool:
+    """Whether what a link wants to have sent is an acknowledgement and nothing else, which may wait for company."""
+    return len(buffers) == 1 and len(buffers[0]) == _HEADER_SIZE and buffers[0][0] == _ACK
+
+
 def greeting_of(data: bytes) -> bytes:
     """Return the link id in a greeting of `GREETING_SIZE` bytes; b"" if it is none."""
     if len(data) != GREETING_SIZE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from traitlets.config.configurable import Configurable
 
+from sandbox_kernel.errors import ConfigurationError, InvocationError
 from sandbox_kernel.link.transport import Transport
 
 if TYPE_CHECKING:
     from sandbox_kernel.workspace.applying import Outcome
     from sandbox_kernel.workspace.changes import Change
     from sandbox_kernel.workspace.folder import NotebookFolder
+
+GOES_ON = "The sandbox was paused and goes on: variables, files and packages are kept.\n"
+"""What people are told then, by whoever has resumed it."""
 
 
 class IsolationLevel(str, Enum):
@@ -41,6 +45,8 @@ class Capabilities:
     distant: bool = False
     """Its sandboxes do not share this machine's disk: the session copies the notebook's folder to them and back."""
     languages: tuple[str, ...] = ("python",)
+    snapshots: bool = False
+    """The provider itself keeps snapshots of sandboxes, of which others can be made."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,41 @@ class FileEntry:
     """Permission bits."""
 
 
+@dataclass(frozen=True)
+class Template:
+    """What a sandbox can be made of. Every text is the service's word."""
+
+    template_id: str
+    names: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    description: str = ""
+    cpus: float = 0.0
+    memory: int = 0
+    """MiB."""
+    updated: str = ""
+    entrypoint: str = ""
+    """The program that is the agent, in /app; "" where no agent is deployed in it."""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.names[0] if self.names else self.template_id
+
+    def matches(self, tags: Sequence[str] = (), name: str = "") -> bool:
+        """Whether it has all these tags, and this text in its name or id."""
+        return set(tags) <= set(self.tags) and any(name in one for one in (self.template_id, *self.names))
+
+
+@dataclass(frozen=True)
+class CodeOutcome:
+    """What became of code in another language."""
+
+    stdout: str
+    stderr: str
+    failed: bool
+
+
 class SandboxFiles(ABC):
     """The files of a running sandbox. Relative paths begin in its working folder, `~` is its home.
 
@@ -119,6 +160,10 @@ class SandboxFiles(ABC):
         """Remove a file or an empty folder, with ``recursive`` also what is in it. Raises NotFoundError."""
 
 
+def _nobody_hears(text: str) -> None:
+    """Drop what is said before anybody listens."""
+
+
 class Sandbox(ABC):
     """One running isolated environment with a bridge in it."""
 
@@ -127,6 +172,10 @@ class Sandbox(ABC):
     owner: str = ""
     """Whose it is, as its provider knows people; "" if it does not tell them apart."""
     isolation: IsolationLevel
+    mode: str = "bridge"
+    """"basic" where the provider's own call runs the code, and much is missing (architecture.md, section 1)."""
+    on_news: Callable[[str], None] = staticmethod(_nobody_hears)
+    """Set by the session: takes lines that people should read now, such as that its time is running out."""
     files: SandboxFiles | None = None
     """The provider's own way to files, where it has a quicker one than the link; None: they go through the bridge."""
 
@@ -170,9 +219,45 @@ class Sandbox(ABC):
         """
         return ""
 
+    async def run_code(self, code: str, language: str) -> CodeOutcome:
+        """Run code of one of the provider's languages (`Capabilities.languages`) outside of the notebook's interpreter.
+
+        Raises InvocationError where it cannot be done.
+        """
+        raise InvocationError(f"Sandboxes of the provider {self.provider_name} run no cells in {language}.")
+
+    def open_pipe(self, path: str, flags: int) -> int | None:
+        """Open a pipe by its path in the sandbox's /proc, without blocking; the caller closes the descriptor.
+
+        None where that is no pipe, or the sandbox not on this machine: then it is the bridge's matter alone.
+        """
+        return None
+
     def greeting(self) -> str:
         """What the notebook's first cell has to say, as lines; said once. "" if nothing."""
         return ""
+
+    async def fork(self) -> str:
+        """Make a copy that runs by itself, and return its id. Raises InvocationError where this kind cannot."""
+        raise InvocationError(
+            f"Sandboxes of the provider {self.provider_name} cannot be copied.",
+            provider=self.provider_name,
+            sandbox_id=self.sandbox_id,
+        )
+
+    async def snapshot(self, name: str = "") -> str:
+        """Keep it as it is; return what another one can be made of. Raises InvocationError where this kind cannot."""
+        raise InvocationError(
+            f"Of sandboxes of the provider {self.provider_name} no snapshots can be kept.",
+            provider=self.provider_name,
+            sandbox_id=self.sandbox_id,
+        )
+
+    async def prolong(self) -> None:  # noqa: B027 - most have no limited time
+        """Let it be there for longer, where its time is limited: called every few seconds while a cell runs.
+
+        Raises SandboxError, which is logged.
+        """
 
     def before_cell(self) -> str:
         """Make ready for a cell that a person ran, in well under a millisecond; return what it has to say, or "".
@@ -226,6 +311,12 @@ class Provider(Configurable):
     """Options for the ipykernel in each sandbox, such as "--InteractiveShell.colors=nocolor"."""
     hourly_cost: float = 0.0
     """US dollars for an hour of a sandbox, as the configuration or the provider says; 0 if none are known."""
+    language: str = "python"
+    """Of cells."""
+    idle_timeout: float = 0.0
+    """Seconds without a cell after which the session pauses its sandbox; 0: it does not."""
+    instead_of_pause: str = ""
+    """What people can do where its sandboxes cannot be paused, as a sentence."""
     place: str = ""
     """Where its sandboxes are, such as a server's address, for a provider that can be at several places."""
     session_name: str = ""
@@ -247,6 +338,9 @@ class Provider(Configurable):
 
     def close(self) -> None:
         """Let go of what is kept from one sandbox to the next. Called once, when the last of them has ended."""
+
+    async def disconnect(self) -> None:
+        """Close connections that are kept for further calls; a call makes others. Called before `close`."""
 
     def belongs_to(self, notebook: str) -> bool:
         """Take note of the notebook's file, which some front ends tell only when the kernel runs.
@@ -270,6 +364,17 @@ class Provider(Configurable):
 
         Raises ConfigurationError or AuthenticationError (not retried) or SandboxError (retried if ``retryable``).
         """
+
+    async def templates(self, tags: Sequence[str] = (), name: str = "") -> Sequence[Template]:
+        """Return what sandboxes can be made of, with all these tags and this text in the name.
+
+        Raises ConfigurationError where this kind knows no templates.
+        """
+        raise ConfigurationError(f"The provider {self.name} has no templates.")
+
+    def choose_template(self, name: str) -> None:
+        """Have the next sandbox made of this template. Raises ConfigurationError where this kind knows none."""
+        raise ConfigurationError(f"The provider {self.name} has no templates.")
 
     @abstractmethod
     async def connect(self, sandbox_id: str) -> Sandbox:

@@ -17,12 +17,26 @@ GROUP = "sandbox_kernel.providers"
 
 # The entry points of this package; a test keeps them equal to pyproject.toml.
 BUILT_IN = {
+    "agentcore": "sandbox_kernel.providers.agentcore.provider:AgentCoreProvider",
+    "e2b": "sandbox_kernel.providers.e2b.provider:E2BProvider",
     "executor": "sandbox_kernel.providers.executor.provider:ExecutorProvider",
     "local": "sandbox_kernel.providers.local.provider:LocalProvider",
+    "novita": "sandbox_kernel.providers.e2b.provider:NovitaProvider",
+    "ppio": "sandbox_kernel.providers.e2b.provider:PPIOProvider",
 }
 PROVIDERS = Registered(GROUP, BUILT_IN, "provider", "SandboxSession.provider", UnknownProviderError)
 
-SECTIONS = {"SandboxSession", "EventLog", "Executor", "Generation", "Guard", "Tools", "WorkshopSettings", "Workspace"}
+SECTIONS = {
+    "Agents",
+    "SandboxSession",
+    "EventLog",
+    "Executor",
+    "Generation",
+    "Guard",
+    "Tools",
+    "WorkshopSettings",
+    "Workspace",
+}
 """The configuration's sections that no provider reads."""
 
 MODELS = {"BedrockModel", "OpenAIModel", "StrandsModel"}

@@ -1,53 +1,102 @@
-"""The output guard's cost: the kernel under test against itself with trusted output, in one run."""
+"""The output guard's cost: one process of the kernel under test with its guard on, and off, in turns.
+
+Two processes would not do: by luck of its memory layout one is some percent faster than another for all its life.
+Where even turns differ by more than what is asked about, the guard's own use of the processor tells more.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from kernel_bench.plan import Effort, Samples, interleaved, interleaved_blocks, joined
 from kernel_bench.process import Contender, Kernel, running
-from kernel_bench.results import Bound, Row, ratio_at_least, ratio_at_most
+from kernel_bench.results import Bound, Row, at_most, ratio_at_least, ratio_at_most
 from kernel_bench.throughput import LOADS, PREPARE, Load, rate
 
-TRUSTED = "--Guard.trusted_output=True"
+SWITCHED = Path(__file__).with_name("switched.py")
+MODULE = ("-m", "sandbox_kernel")
+SPENT = "guard-spent"
+"""The file in a kernel's temporary folder that tells what its guard has used."""
 BLOCK = 10
 SESSIONS = 4
-"""Pairs of processes: by luck of its memory layout one may be some percent faster for all its life."""
+"""Processes, one after the other."""
 TABLE = """
 import pandas, IPython.display as shown
 table = pandas.DataFrame([[row * column for column in range(8)] for row in range(10_300)]).to_html()
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A kernel with its guard on, or off."""
+
+    kernel: Kernel
+    trusted: bool
+
+    def turn(self) -> Kernel:
+        """Switch the kernel to this side, and return it when it has changed."""
+        os.kill(self.kernel.pid, signal.SIGUSR1 if self.trusted else signal.SIGUSR2)
+        self.kernel.wire.run("None")
+        return self.kernel
+
+    def spent(self) -> float:
+        """Return the seconds of the processor that the guard has used up to the last turn."""
+        return float((self.kernel.connection_file.parent / "tmp" / SPENT).read_text())
+
+
 def guard(contenders: Sequence[Contender], effort: Effort) -> Iterator[Row]:
     """Measure cells, printed lines and large outputs with the guard on, then off."""
-    subject = contenders[0]
-    without = dataclasses.replace(subject, name=f"{subject.name} trusted", argv=(*subject.argv, TRUSTED))
-    pair = (subject, without)
-    cells = joined(_cells(pair, effort.count(20, 5)) for _ in range(SESSIONS))
+    subject = _switched(contenders[0])
+    cells = joined(_cells(subject, effort.count(30, 5)) for _ in range(SESSIONS))
     yield Row("cell `1`, guard on : off", "ms", cells, ratio_at_most(1.03))
     # One session after the other, each with all loads; then by load.
-    sessions = [_loads(pair, effort.count(5, 3)) for _ in range(SESSIONS)]
+    sessions = [_loads(subject, effort.count(6, 3)) for _ in range(SESSIONS)]
     for load, *samples in zip(LOADS, *sessions, strict=True):
         yield Row(f"{load.name}, guard on : off", load.unit, joined(samples), _bound(load))
-    with running(pair) as kernels:
-        for kernel in kernels:
-            kernel.wire.run(TABLE)
-        interleaved(2, kernels, _table)
-        yield Row("HTML table of 2 MB, guard on : off", "ms", interleaved(effort.count(15, 5), kernels, _table))
+    with _sides(subject) as sides:
+        sides[0].kernel.wire.run(PREPARE)
+        for name, code, count in (("cell `1`", "1", BLOCK), *((load.name, load.code, 1) for load in LOADS)):
+            shares = [_share(sides, code, count) for _ in range(effort.count(15, 5))]
+            yield Row(f"{name}, the guard's own time", "%", (tuple(shares),), _share_bound(name))
+    with _sides(subject) as sides:
+        sides[0].kernel.wire.run(TABLE)
+        interleaved(2, sides, _table)
+        yield Row("HTML table of 2 MB, guard on : off", "ms", interleaved(effort.count(15, 5), sides, _table))
 
 
-def _loads(pair: Sequence[Contender], rounds: int) -> list[Samples]:
-    with running(pair) as kernels:
-        for kernel in kernels:
-            kernel.wire.run(PREPARE)
+def _switched(subject: Contender) -> Contender:
+    interpreter, *argv = subject.argv
+    if tuple(argv[:2]) != MODULE:
+        raise ValueError(f"{subject.name} is not started by {' '.join(MODULE)}, so its guard cannot be switched")
+    env = (*subject.env, ("GUARD_SPENT", SPENT))
+    return dataclasses.replace(subject, argv=(interpreter, str(SWITCHED), *argv[2:]), env=env)
+
+
+@contextmanager
+def _sides(subject: Contender) -> Iterator[list[Side]]:
+    with running([subject]) as (kernel,):
+        yield [Side(kernel, trusted=False), Side(kernel, trusted=True)]
+
+
+def _loads(subject: Contender, rounds: int) -> list[Samples]:
+    with _sides(subject) as sides:
+        sides[0].kernel.wire.run(PREPARE)
         samples = []
         for load in LOADS:
-            interleaved(1, kernels, partial(rate, load=load))
-            samples.append(interleaved(rounds, kernels, partial(rate, load=load)))
+            measure: Callable[[Side], float] = partial(_rate, load=load)
+            interleaved(1, sides, measure)
+            samples.append(interleaved(rounds, sides, measure))
         return samples
+
+
+def _rate(side: Side, load: Load) -> float:
+    return rate(side.turn(), load)
 
 
 def _bound(load: Load) -> Bound:
@@ -55,15 +104,30 @@ def _bound(load: Load) -> Bound:
     return load.bound if "displays" in load.name else ratio_at_least(0.97)
 
 
-def _cells(pair: Sequence[Contender], blocks: int) -> Samples:
-    with running(pair) as kernels:
-        interleaved_blocks(2, kernels, _block)
-        return interleaved_blocks(blocks, kernels, _block)
+def _share(sides: Sequence[Side], code: str, count: int) -> float:
+    """Return which part of these cells' time the guard used, in percent."""
+    on, off = sides
+    kernel = on.turn()
+    before = on.spent()
+    seconds = sum(kernel.wire.run(code, timeout=60).seconds for _ in range(count))
+    off.turn()
+    return 100 * (on.spent() - before) / seconds
 
 
-def _block(kernel: Kernel) -> Iterable[float]:
+def _share_bound(name: str) -> Bound | None:
+    return None if "displays" in name else at_most(3)
+
+
+def _cells(subject: Contender, blocks: int) -> Samples:
+    with _sides(subject) as sides:
+        interleaved_blocks(2, sides, _block)
+        return interleaved_blocks(blocks, sides, _block)
+
+
+def _block(side: Side) -> Iterable[float]:
+    kernel = side.turn()
     return [kernel.wire.run("1").seconds * 1000 for _ in range(BLOCK)]
 
 
-def _table(kernel: Kernel) -> float:
-    return kernel.wire.run("shown.display(shown.HTML(table))", timeout=60).seconds * 1000
+def _table(side: Side) -> float:
+    return side.turn().wire.run("shown.display(shown.HTML(table))", timeout=60).seconds * 1000

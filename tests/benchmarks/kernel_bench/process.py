@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
+from tests.ports import CHANNELS, free_port
 
 from kernel_bench.wire import SilentKernelError, Wire
 
 STOP_SECONDS = 10
-CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-# Below the range from which the system takes ports for outgoing connections: no client can take one meanwhile.
-_ports = itertools.count(random.randrange(12000, 24000))
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ class Kernel:
 
 
 def _connection() -> dict[str, Any]:
-    ports = {f"{channel}_port": _free_port() for channel in CHANNELS}
+    ports = {f"{channel}_port": free_port() for channel in CHANNELS}
     return {
         **ports,
         "ip": "127.0.0.1",
@@ -126,14 +121,6 @@ def _connection() -> dict[str, Any]:
         "key": str(uuid.uuid4()),
         "signature_scheme": "hmac-sha256",
     }
-
-
-def _free_port() -> int:
-    for port in _ports:
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("itertools.count has no end")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -33,6 +34,11 @@ from sandbox_kernel.providers.executor.probe import SILENT, Refusal, explain
 from sandbox_kernel.retry import RetryPolicy
 
 POLICY = RetryPolicy(attempts=3, first_delay=0.1, longest_delay=2.0, jitter=0.2)
+GONE_AFTER = 60.0
+"""Seconds without an answer after which a connection is given up under calls that have no deadline of their own.
+
+A line that is slow may be busy with an upload, and carry nothing else, for much longer than a link is silent.
+"""
 PROVIDER = "executor"
 T = TypeVar("T")
 
@@ -50,9 +56,13 @@ class Calls:
         """Whether something took that connection and said nothing: who tries again waits as long again."""
 
     def renew(self) -> None:
-        """Change to a new connection: nothing comes over this one, of which gRPC may not know for minutes."""
+        """Change to a new connection for the calls to come: this one says nothing, of which gRPC may not know yet.
+
+        Those under way end by themselves: the other end may only be slow, and of a call that a channel cancels nobody
+        can tell whether it was that or an interrupt.
+        """
         old, self._channel = self._channel, _open(self.connection)
-        closing = asyncio.ensure_future(old.close())
+        closing = asyncio.ensure_future(old.close(grace=math.inf))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
@@ -164,6 +174,11 @@ def _open(connection: Connection) -> grpc.aio.Channel:
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 500),
         *OPTIONS,
+        # However long a command is quiet, a connection that is gone is noticed: by the one of two timers that runs.
+        ("grpc.keepalive_time_ms", int(connection.keepalive * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_timeout_ms", int(GONE_AFTER * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(GONE_AFTER * 1000)),
         # Calls are made again here, under their numbers, and nowhere else.
         ("grpc.enable_retries", 0),
         # Not shared with another client of this process, whose certificates may be others.

@@ -29,6 +29,8 @@ from .transport import CallTransport
 
 TELL_TIMEOUT = 1.0
 """Seconds for the question why something ended."""
+OPENED_WITHIN = 8.0
+"""Seconds in which a link is opened, or its connection given up: less than connection.GREETING_TIMEOUT."""
 CLOSE_TIMEOUT = 3.0
 """Seconds for each attempt to give a sandbox back: a front end that shuts a kernel down waits no longer than five."""
 OPEN = "open"
@@ -64,12 +66,16 @@ class ExecutorSandbox(Sandbox):
 
     async def _open_call(self, waits: bool) -> Any:
         call = self._calls.stream("Link", waits=waits, **self._ids)
-        try:
-            asked = pb.LinkOpen(sandbox_id=self.sandbox_id, heartbeat=self._heartbeat, patience=self._patience)
+        asked = pb.LinkOpen(sandbox_id=self.sandbox_id, heartbeat=self._heartbeat, patience=self._patience)
+
+        async def opening() -> Any:
             with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 # A call that has ended already says why when it is read.
                 await call.write(pb.LinkChunk(open=asked))
-            answer = await asyncio.wait_for(call.read(), self._patience)
+            return await call.read()
+
+        try:
+            answer = await asyncio.wait_for(opening(), min(self._patience, OPENED_WITHIN))
             _check_opened(answer, **self._ids)
         except asyncio.TimeoutError as exc:
             call.cancel()

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 INIT = "1"
 """The first process of the namespace: when it is killed, so are all others."""
 _HAS_SYSCONF = hasattr(os, "sysconf")
-_PAGE = os.sysconf("SC_PAGE_SIZE") if _HAS_SYSCONF else 4096
+PAGE = os.sysconf("SC_PAGE_SIZE") if _HAS_SYSCONF else 4096
+_PAGE_TABLE_SHARE = 512
+"""Bytes of addresses for which there is a byte of page tables, where they are used."""
 _TICKS = os.sysconf("SC_CLK_TCK") if _HAS_SYSCONF else 100
 
 _MAPPING = re.compile(
@@ -28,6 +30,7 @@ _MAPPING = re.compile(
 )
 """A line of `maps` (proc(5)) for something that has no name any more, as shared memory never has."""
 _SHARED_MEMORY = "/dev/zero"
+_PIPE = re.compile(r"/proc/(?P<process>[0-9]{1,10})/fd/(?P<descriptor>[0-9]{1,10})", re.ASCII)
 _IN_FLIGHT = re.compile(r"^scm_fds:\s*([1-9]\d*)$", re.MULTILINE)
 
 
@@ -73,8 +76,12 @@ class SandboxProcesses:
         return any(set(states) - set("XZ") for states in self.states().values())
 
     def resident(self) -> int:
-        """Return the bytes of memory that processes have mapped: what they share is counted for each of them."""
-        return sum(int(text.split()[1]) * _PAGE for _, text in self._each("statm"))
+        """Return the bytes of memory that processes have mapped: what they share is counted for each of them.
+
+        Page tables are counted as if they were there for every address.
+        """
+        sizes = (text.split()[:2] for _, text in self._each("statm"))
+        return sum((int(resident) + int(addresses) // _PAGE_TABLE_SHARE) * PAGE for addresses, resident in sizes)
 
     def memory(self) -> int:
         """Return the bytes of memory in use that are nobody else's: private pages, and each shared object once.
@@ -123,11 +130,16 @@ class SandboxProcesses:
 
     def cpu_time(self) -> float:
         """Return the seconds of processor time of all processes, with those of ended ones that were waited for."""
-        ticks = 0
-        for text in self._read_all("stat"):
-            fields = text.rpartition(") ")[2].split()
-            ticks += sum(int(value) for value in fields[11:15])
-        return ticks / _TICKS
+        return self._counted(slice(11, 15)) / _TICKS
+
+    def faults(self) -> int:
+        """Return how many page faults all processes had that read nothing, with ended ones that were waited for."""
+        return self._counted(slice(7, 9))
+
+    def _counted(self, fields: slice) -> int:
+        """Return the sum of these fields of `stat`, counted from the state."""
+        texts = (text.rpartition(") ")[2].split() for text in self._read_all("stat"))
+        return sum(int(value) for text in texts for value in text[fields])
 
     def removed_files(self, device: int, folders: tuple[str, ...]) -> RemovedFiles:
         """Return what is known of the files on a device that are in use and have no name any more.
@@ -146,8 +158,9 @@ class SandboxProcesses:
         # Last, because an open file tells its size.
         for path, status in self._open_files():
             if stat.S_ISSOCK(status.st_mode):
-                if status.st_ino not in sockets:
-                    sockets[status.st_ino] = bool(_IN_FLIGHT.search(self._read(*path)))
+                # A thread that has just ended tells nothing; another one does.
+                if status.st_ino not in sockets and (told := self._read(*path)):
+                    sockets[status.st_ino] = bool(_IN_FLIGHT.search(told))
             elif (
                 not status.st_nlink
                 and stat.S_ISREG(status.st_mode)
@@ -200,6 +213,23 @@ class SandboxProcesses:
         """Send a signal to every process, init first: what it would start is then not started."""
         for number in self.numbers():
             self.send(number, sent)
+
+    def open_pipe(self, path: str, flags: int) -> int | None:
+        """Open a pipe that a process has open, by its path inside (``/proc/N/fd/M``); None where that is no pipe.
+
+        The path is the sandbox's word, and what it leads to is whatever that process has open: a device or a file is
+        looked at, and not opened.
+        """
+        named = _PIPE.fullmatch(path)
+        if named is None or named["process"] == INIT:
+            return None
+        try:
+            with self._open(f"{named['process']}/fd/{named['descriptor']}", os.O_PATH) as found:
+                if not stat.S_ISFIFO(os.fstat(found).st_mode):
+                    return None
+                return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
 
     def _each(self, file: str) -> Iterator[tuple[str, str]]:
         """Yield number and text of a file about its memory for each process.

@@ -194,6 +194,9 @@ class LocalSandbox(Sandbox):
             f"The sandbox {what}; start a new one.", provider=self.provider_name, sandbox_id=self.sandbox_id
         )
 
+    def open_pipe(self, path: str, flags: int) -> int | None:
+        return self._processes.open_pipe(path, flags) if self._processes is not None and self.alive else None
+
     async def open_link(self) -> Transport:
         if self.kept:
             return SocketTransport(self.open_stream())

@@ -17,7 +17,7 @@ from sandbox_kernel.providers.local import folder_size
 from sandbox_kernel.providers.local.command import PACKAGES, WORK_FOLDERS
 from sandbox_kernel.providers.local.limits import Limits, format_size
 from sandbox_kernel.providers.local.pausing import Freezer
-from sandbox_kernel.providers.local.processes import SandboxProcesses, machine_shared_memory
+from sandbox_kernel.providers.local.processes import PAGE, SandboxProcesses, machine_shared_memory
 
 MEMORY_INTERVAL = (0.02, 1.0)
 """Seconds between two looks at the memory: the shortest and the longest."""
@@ -27,8 +27,13 @@ IDLE_INTERVAL = 1.0
 """Seconds between two looks at whether a sandbox is still idle."""
 _FILL_RATE = 3 * 1024**3
 """Bytes of memory per second that a sandbox is thought to be able to take on one processor."""
-_MEMORY_SHARE, _WORK_SHARE = 20, 50
-"""A look that takes a second is made once in so many, unless there is a suspicion."""
+_MEMORY_SHARE, _SUSPICION_SHARE, _WORK_SHARE = 20, 4, 50
+"""A look that takes a second of a processor is made once in so many, at the memory sooner where there is a suspicion.
+
+On the clock a look takes longest when a sandbox takes all processors, and that one fills memory or disk meanwhile.
+"""
+_PER_FAULT = 2 * PAGE
+"""Bytes that a page fault brings at most, where it maps nothing new: a page, and a page table for it."""
 _QUICK = 0.025
 """Seconds that a look at the work folder may take to be made each time."""
 _SLICE = 0.002
@@ -87,16 +92,21 @@ class Watchdog:
         shortest, longest = MEMORY_INTERVAL
         rate = _FILL_RATE * (self._limits.cpus or os.cpu_count() or 1)
         shared = _Shared(self._processes)
+        taken = _Taken(self._processes)
         while True:
-            started = time.monotonic()
-            used = self._processes.resident() + self._temporary_used() + shared.unseen()
-            if used > limit:
+            started = time.thread_time()
+            rough = self._processes.resident() + self._temporary_used() + shared.unseen()
+            used = taken.at_most(rough, limit)
+            took = time.thread_time() - started
+            if rough > limit and taken.is_due(suspicious=used > limit):
+                started = time.thread_time()
                 used = self._memory_used_beyond(limit)
                 shared.look()
-            if used > limit:
-                return f"it used more than its {format_size(limit)} of memory"
-            soon = min(longest, max(shortest, (limit - used) / rate))
-            await asyncio.sleep(max(soon, (time.monotonic() - started) * _MEMORY_SHARE))
+                taken.note(used, rough, time.thread_time() - started)
+                if used > limit:
+                    return f"it used more than its {format_size(limit)} of memory"
+            soon = max(shortest, (limit - used) / rate)
+            await asyncio.sleep(min(longest, max(soon, took * _MEMORY_SHARE)))
 
     def _memory_used_beyond(self, limit: int) -> int:
         """Return the bytes in use, exactly if that may be beyond the limit."""
@@ -141,6 +151,9 @@ class Watchdog:
                 if self._work.was_done():
                     # Also where the disk's free space tells nothing, because others give room back.
                     await self._measure()
+                else:
+                    # What others gave back meanwhile must not hide what it takes next.
+                    self._free = max(self._free, self._free_space())
         except folder_size.TooDeepError:
             return f"folders in its work folder are nested more than {folder_size.MAX_DEPTH} deep"
         if self.work_used > self._work_limit:
@@ -154,7 +167,7 @@ class Watchdog:
     async def _measure(self) -> None:
         """Measure the work folder, with files that were removed and are still open."""
         before, self._free = self._free, self._free_space()
-        started = turn = time.monotonic()
+        started, turn = time.thread_time(), time.monotonic()
         removed = self._processes.removed_files(os.fstat(self._folder).st_dev, (*WORK_FOLDERS, PACKAGES))
         total = removed.size
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -165,7 +178,7 @@ class Watchdog:
                 turn = time.monotonic()
         self._in_flight = self._hidden(before - self._free, total - self._seen) if removed.in_flight else 0
         self._seen, self.work_used = total, total + self._in_flight
-        took = time.monotonic() - started
+        took = time.thread_time() - started
         self._next_measurement = time.monotonic() + (took * _WORK_SHARE if took > _QUICK else 0.0)
 
     def _hidden(self, lost: int, grown: int) -> int:
@@ -190,6 +203,40 @@ class _Work:
         return before != self._before
 
 
+class _Taken:
+    """Memory that is in use: what there was at the last exact look, and what may have come since."""
+
+    def __init__(self, processes: SandboxProcesses) -> None:
+        self._processes = processes
+        self._exact = self._rough = 0
+        self._faults = self._faults_then = 0
+        self._next_look = self._next_suspicion = 0.0
+
+    def at_most(self, rough: int, limit: int) -> int:
+        """Return the bytes in use, at most; ``rough`` has what processes share for each of them.
+
+        It came to no more than by what this has grown, from its lowest on, because some may have let go of what others
+        share, and than page faults bring: a page that was shared becomes somebody's own by one, which nothing else
+        shows. Of what is beyond doubt below the limit the faults are not counted.
+        """
+        self._rough = min(self._rough, rough)
+        if rough <= limit:
+            return rough
+        self._faults = self._processes.faults()
+        came = rough - self._rough + max(0, self._faults - self._faults_then) * _PER_FAULT
+        return min(rough, self._exact + came)
+
+    def is_due(self, *, suspicious: bool) -> bool:
+        """Whether it is time for an exact look."""
+        return time.monotonic() > (self._next_suspicion if suspicious else self._next_look)
+
+    def note(self, exact: int, rough: int, took: float) -> None:
+        """Take note of an exact look, which took so many seconds of the processor's."""
+        self._exact, self._rough, self._faults_then = exact, rough, self._faults
+        now = time.monotonic()
+        self._next_look, self._next_suspicion = now + took * _MEMORY_SHARE, now + took * _SUSPICION_SHARE
+
+
 class _Shared:
     """Shared memory that no process seems to use: what there was at the last exact look, and may have come since."""
 
@@ -212,11 +259,11 @@ class _Shared:
 
     def look(self) -> None:
         """Find out exactly."""
-        started = time.monotonic()
+        started = time.thread_time()
         self._known = self._processes.shared_memory()
         self._machine = machine_shared_memory()
-        took = time.monotonic() - started
-        self._next_look = started + max(WORK_INTERVAL, took * _WORK_SHARE)
+        took = time.thread_time() - started
+        self._next_look = time.monotonic() + max(WORK_INTERVAL, took * _WORK_SHARE)
 
 
 def _open_folder(path: str, opened: ExitStack) -> int:

@@ -133,17 +133,20 @@ class AwsStore(ToolStore):
         except self._dynamo.exceptions.ConditionalCheckFailedException:
             # Somebody else has put the same.
             return False
+        if self._body(digest) is None:
+            # Who was dropping it when it was put took the object for the one that was to go.
+            self._s3.put_object(Bucket=self._bucket, Key=_object(digest), Body=data, ContentType="application/json")
         return True
 
     async def get_artifact(self, digest: str) -> bytes | None:
-        def work() -> bytes | None:
-            try:
-                found = self._s3.get_object(Bucket=self._bucket, Key=_object(digest))
-            except self._s3.exceptions.NoSuchKey:
-                return None
-            return bytes(found["Body"].read())
+        return await self._do(lambda: self._body(digest))
 
-        return await self._do(work)
+    def _body(self, digest: str) -> bytes | None:
+        try:
+            found = self._s3.get_object(Bucket=self._bucket, Key=_object(digest))
+        except self._s3.exceptions.NoSuchKey:
+            return None
+        return bytes(found["Body"].read())
 
     async def drop_artifact(self, digest: str) -> bool:
         def work() -> bool:

@@ -1,7 +1,7 @@
 """A kernel client that behaves as VS Code's Jupyter extension does, over raw ZeroMQ: no jupyter_client in here.
 
 How the extension finds, launches, talks to and stops a kernel is written down once, here; what a kernel must then do
-is in test_vscode.py. Everything runs in the caller's thread: sockets are read only inside `wait_until`.
+is in the tests beside it. Everything runs in the caller's thread: sockets are read only inside `wait_until`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Services that speak their vendors' protocols over real HTTP, for tests and for work without an account."""

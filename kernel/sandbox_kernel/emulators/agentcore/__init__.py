@@ -1,0 +1,1 @@
+"""The data plane of Amazon Bedrock AgentCore's Code Interpreter, which runs code in the local sandbox."""

@@ -1,0 +1,1 @@
+"""What answers inside an emulated sandbox. It runs there, copied, and imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""The AgentCore provider, and the emulator that it is tried with."""

@@ -1,0 +1,1 @@
+"""The library: sandboxes for programs, with the local provider's real ones."""

@@ -1,0 +1,1 @@
+"""What VS Code's Jupyter extension asks of a kernel."""

@@ -142,6 +142,9 @@ class Calls:
             error = details(exc)
         except asyncio.CancelledError:
             raise
+        except grpc.aio.InternalError as exc:
+            # A write of ours found the client gone before gRPC had cancelled the call for that.
+            raise asyncio.CancelledError from exc
         except Exception as exc:  # noqa: BLE001 - the edge: no fault of ours may end the executor, or tell a client how
             code, kind = grpc.StatusCode.INTERNAL, SandboxError.__name__
             error = "The executor has failed at this; its log says more."

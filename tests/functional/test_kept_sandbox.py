@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sandbox_kernel.errors import SandboxLostError
@@ -194,6 +195,16 @@ async def written(file: Path) -> None:
         await asyncio.sleep(0.1)
 
 
+async def journalled(size: int) -> None:
+    """Wait until the bridge has put so many bytes into files. What a cell has printed may be on its way for long."""
+    processes = psutil.Process().children(recursive=True)
+    (bridge,) = [one for one in processes if "/opt/sandbox-bridge/__main__.py" in one.cmdline()[:3]]
+    deadline = time.monotonic() + TIMEOUT
+    while bridge.io_counters().write_chars < size:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
 CALLING = """\
 import os, socket, struct, time
 path = next(line.split()[-1] for line in open("/proc/net/unix") if line.rstrip().endswith("-tools"))
@@ -238,7 +249,7 @@ async def test_cell_is_not_held_up_while_nobody_is_there_and_what_was_dropped_is
             peer.lose()
             # The work folder, from outside.
             await written(Path(sandbox._folder.work, "done"))
-            await asyncio.sleep(0.5)
+            await journalled(300_000_000)
             peer.attach(sandbox.open_stream())
             peer.idle(cell)
             skipped = sum(event["messages"] for event in peer.events() if event["event"] == "skipped")

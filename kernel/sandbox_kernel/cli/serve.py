@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox_kernel.configuration import check, load_configuration
 from sandbox_kernel.errors import CommandError, ConfigurationError
 from sandbox_kernel.events import EventLog
+from sandbox_kernel.executor_api import grpc_settings
 from sandbox_kernel.providers.registry import SECTIONS, provider_classes
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def serve(arguments: Namespace) -> int:
 
 
 async def _serve(config: Config) -> None:
-    # The log is ours, a JSON object for each event; gRPC would write lines of its own between them.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    grpc_settings.set_up()
     try:
         from sandbox_kernel.executor.server import ExecutorServer
     except ImportError as exc:

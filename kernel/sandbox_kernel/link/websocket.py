@@ -1,6 +1,7 @@
-"""WebSocket (RFC 6455) as a byte stream: bytes in, events out. No sockets, no clock; both ends use it.
+"""WebSocket (RFC 6455): bytes in, events out. No sockets, no clock; both ends use it.
 
-Binary frames carry the stream, whose pieces have no meaning of their own; so a fragment is a piece like any other.
+As a byte stream (`Decoder`) binary frames carry pieces that have no meaning of their own; so a fragment is a piece like
+any other. Where messages have a meaning, `MessageDecoder` puts them together.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import base64
 import hashlib
 import os
 
-DATA, CLOSE, PING, PONG = 2, 8, 9, 10
-_CONTINUATION, _TEXT = 0, 1
+TEXT, DATA, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+_CONTINUATION = 0
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of a frame; ours have far fewer."""
 MAX_CONTROL = 125
@@ -63,6 +64,8 @@ def apply_mask(payload: bytes | bytearray | memoryview, key: bytes) -> bytes:
 class Decoder:
     """Reads frames as they arrive."""
 
+    _max_frame = MAX_FRAME
+
     def __init__(self) -> None:
         self._buffer = bytearray()
 
@@ -71,10 +74,12 @@ class Decoder:
         self._buffer += data
         frames = []
         while (frame := self._next()) is not None:
-            frames.append(frame)
+            _, opcode, payload = frame
+            frames.append((DATA if opcode in (_CONTINUATION, TEXT) else opcode, payload))
         return frames
 
-    def _next(self) -> tuple[int, bytes] | None:
+    def _next(self) -> tuple[bool, int, bytes] | None:
+        """Return whether a frame is its message's last, its opcode and payload; None where none is whole."""
         buffer = self._buffer
         if len(buffer) < 2:
             return None
@@ -84,9 +89,10 @@ class Decoder:
             if len(buffer) < at + width:
                 return None
             size, at = int.from_bytes(buffer[at : at + width], "big"), at + width
-        if buffer[0] & 0x70 or opcode not in (_CONTINUATION, _TEXT, DATA, CLOSE, PING, PONG) or size > MAX_FRAME:
+        if buffer[0] & 0x70 or opcode not in (_CONTINUATION, TEXT, DATA, CLOSE, PING, PONG) or size > self._max_frame:
             raise WebSocketError("what arrived is no WebSocket frame of this protocol")
-        if opcode >= CLOSE and (size > MAX_CONTROL or not buffer[0] & 0x80):
+        final = bool(buffer[0] & 0x80)
+        if opcode >= CLOSE and (size > MAX_CONTROL or not final):
             raise WebSocketError("a control frame that is too long, or in pieces")
         key_size = 4 if masked else 0
         if len(buffer) < at + key_size + size:
@@ -94,4 +100,48 @@ class Decoder:
         key = bytes(buffer[at : at + key_size])
         payload = bytes(buffer[at + key_size : at + key_size + size])
         del buffer[: at + key_size + size]
-        return DATA if opcode in (_CONTINUATION, _TEXT) else opcode, apply_mask(payload, key) if masked else payload
+        return final, opcode, apply_mask(payload, key) if masked else payload
+
+
+class MessageDecoder(Decoder):
+    """Reads whole messages as they arrive."""
+
+    def __init__(self, max_message: int) -> None:
+        """``max_message`` is in bytes."""
+        super().__init__()
+        self._max_frame = max_message
+        self._opcode = 0
+        """Of the message of which a part is here; 0 where there is none."""
+        self._parts: list[bytes] = []
+
+    def receive(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes]]:
+        """Return the messages that are whole now, as TEXT, DATA, CLOSE, PING or PONG and a payload.
+
+        Raises WebSocketError.
+        """
+        self._buffer += data
+        messages = []
+        while (frame := self._next()) is not None:
+            final, opcode, payload = frame
+            if opcode < CLOSE:
+                if (opcode == _CONTINUATION) is not bool(self._opcode):
+                    raise WebSocketError("a message begins before another one has ended, or none has begun")
+                if final and not self._opcode:
+                    messages.append((opcode, payload))
+                    continue
+                opcode, payload = self._join(opcode, payload, final=final)
+                if not final:
+                    continue
+            messages.append((opcode, payload))
+        return messages
+
+    def _join(self, opcode: int, payload: bytes, *, final: bool) -> tuple[int, bytes]:
+        """Add a part; return the message as far as it is here where this was the last."""
+        self._opcode = opcode = opcode or self._opcode
+        self._parts.append(payload)
+        if sum(map(len, self._parts)) > self._max_frame:
+            raise WebSocketError("a message that is too large")
+        if not final:
+            return opcode, b""
+        whole, self._parts, self._opcode = b"".join(self._parts), [], 0
+        return opcode, whole

@@ -30,6 +30,8 @@ class IsolationLevel(str, Enum):
     SHARED_KERNEL = "isolated process, shared kernel"
     RESTRICTED = "restricted process"
     NONE = "none"
+    OF_GATEWAY = "the gateway's own"
+    """Nobody here knows how strong it is: whoever runs the gateway does."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Sandbox(ABC):
     """Whose it is, as its provider knows people; "" if it does not tell them apart."""
     isolation: IsolationLevel
     mode: str = "bridge"
-    """"basic" where the provider's own call runs the code, and much is missing (architecture.md, section 1)."""
+    """"basic" where the provider's own call runs the code, and much is missing (architecture.md, section 1); "relay"
+    where a gateway's kernel does, with nothing of ours beside it."""
     on_news: Callable[[str], None] = staticmethod(_nobody_hears)
     """Set by the session: takes lines that people should read now, such as that its time is running out."""
     files: SandboxFiles | None = None

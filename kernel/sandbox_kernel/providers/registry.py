@@ -20,6 +20,7 @@ BUILT_IN = {
     "agentcore": "sandbox_kernel.providers.agentcore.provider:AgentCoreProvider",
     "e2b": "sandbox_kernel.providers.e2b.provider:E2BProvider",
     "executor": "sandbox_kernel.providers.executor.provider:ExecutorProvider",
+    "gateway": "sandbox_kernel.providers.gateway.provider:GatewayProvider",
     "local": "sandbox_kernel.providers.local.provider:LocalProvider",
     "novita": "sandbox_kernel.providers.e2b.provider:NovitaProvider",
     "ppio": "sandbox_kernel.providers.e2b.provider:PPIOProvider",

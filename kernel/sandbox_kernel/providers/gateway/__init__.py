@@ -1,0 +1,1 @@
+"""Kernels of Jupyter servers and gateways, over the API that all of them have."""

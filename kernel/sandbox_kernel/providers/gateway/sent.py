@@ -1,0 +1,117 @@
+"""The requests that were sent to a kernel, and what is known of them: a gateway may lose what it was sent, or sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sandbox_kernel.link import envelope
+from sandbox_kernel.link.protocol import Buffer
+
+ON_CONTROL = (envelope.CONTROL, envelope.ASIDE)
+
+
+class Lane(NamedTuple):
+    """Requests of one lane are answered in the order in which they were sent."""
+
+    channel: str
+    subshell: str | None = None
+
+
+@dataclass(eq=False)
+class Sent:
+    """One request."""
+
+    kind: bytes
+    """How the link names it: a letter and its token (link/envelope.py)."""
+    header: bytes
+    msg_id: str
+    msg_type: str
+    lane: Lane
+    connection: int
+    """The number of the WebSocket over which it was sent."""
+    busy: bool = False
+    """The kernel has begun with it."""
+    idle: bool = False
+    replied: bool = False
+    count: int = 0
+    """Its number, where it is a cell that has begun."""
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it executes code."""
+        return self.msg_type == "execute_request"
+
+
+class SentRequests:
+    """Those that are not done, in the order in which they were sent."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Sent] = {}
+        self.count = 0
+        """The number of the last cell that began."""
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def add(self, kind: bytes, channel: str, header: bytes, connection: int) -> Sent | None:
+        """Remember a request, and return it; other messages have no answer."""
+        read = json.loads(header)
+        msg_type = str(read["msg_type"])
+        if not msg_type.endswith("_request"):
+            return None
+        lane = Lane(channel, read.get("subshell_id"))
+        sent = self._by_id[read["msg_id"]] = Sent(kind, header, read["msg_id"], msg_type, lane, connection)
+        return sent
+
+    def of(self, parent: dict[str, Any]) -> Sent | None:
+        """Return the request that a message with this parent header belongs to."""
+        msg_id = parent.get("msg_id")
+        return self._by_id.get(msg_id) if isinstance(msg_id, str) else None
+
+    def on_reply(self, parent: dict[str, Any]) -> Sent | None:
+        """Take note of a reply; return what it belongs to."""
+        sent = self.of(parent)
+        if sent is not None:
+            sent.replied = True
+            self._forget_done(sent)
+        return sent
+
+    def on_output(self, parts: Sequence[Buffer]) -> None:
+        """Take note of what an output says of its request. Raises ValueError for one that is broken."""
+        header = bytes(parts[0])
+        if b'"status"' not in header and b'"execute_input"' not in header:
+            return
+        sent = self.of(json.loads(bytes(parts[1])))
+        if sent is None:
+            return
+        content = json.loads(bytes(parts[3]))
+        if b'"status"' in header:
+            sent.busy = sent.busy or content.get("execution_state") == "busy"
+            sent.idle = sent.idle or content.get("execution_state") == "idle"
+            self._forget_done(sent)
+        elif isinstance(count := content.get("execution_count"), int):
+            sent.count = self.count = count
+
+    def _forget_done(self, sent: Sent) -> None:
+        if sent.replied and sent.idle:
+            self._by_id.pop(sent.msg_id, None)
+
+    def doubtful(self, connection: int) -> list[Sent]:
+        """Return those that were sent over earlier WebSockets than the one of this number."""
+        return [sent for sent in self._by_id.values() if sent.connection < connection]
+
+    def running(self) -> Sent | None:
+        """Return the cell that runs, as far as is known."""
+        return next((one for one in self._by_id.values() if one.is_cell and one.busy and not one.idle), None)
+
+    def forget(self, sent: Sent) -> bool:
+        """Forget a request; return whether it was there."""
+        return self._by_id.pop(sent.msg_id, None) is not None
+
+    def clear(self) -> None:
+        """Forget all of them: their kernel has ended."""
+        self._by_id.clear()
+        self.count = 0

@@ -1,0 +1,57 @@
+"""What the relay says to people, and to kernels."""
+
+from __future__ import annotations
+
+LACKS = (
+    "no journal and not exactly-once: what is lost with a connection is told; no files, shell commands, packages, "
+    "tools, variables both ways, and no copy of the notebook's folder"
+)
+REFUSED = "this needs bridge mode; in relay mode there is nothing but the gateway's own kernel"
+DIED = "the gateway says so and has started it anew, and does not say why"
+DEAD = "the gateway says that it is dead"
+TOO_LARGE = (
+    "The message is larger than the gateway takes, so it was not sent; use less at a time, or raise "
+    "GatewayProvider.largest_message where the gateway's own limit is higher."
+)
+BUSY = (
+    "The kernel is busy with what somebody else, or an earlier kernel process, has begun; cells wait until that is "
+    "done, and what it prints is not shown here.\n"
+)
+
+
+def cut(seconds: float) -> str:
+    """Return what a cell says that ran while the connection was lost."""
+    return (
+        f"sandbox: the connection to the gateway was lost for {seconds:.1f} s and is there again. What the cell sent "
+        "just then may be missing here.\n"
+    )
+
+
+def lost(*, begun: bool) -> str:
+    """Return what a cell says of which nothing more will come; ``begun``: it is known that it ran."""
+    if begun:
+        return (
+            "The connection to the gateway was lost while this cell ran, and with it the cell's end and perhaps some "
+            "of its output. It ran once and is not run again; look at its variables before you do."
+        )
+    return (
+        "The connection to the gateway was lost when this cell was sent, and nothing was heard of it since, so nobody "
+        "knows whether it ran. It is not run again; look at its variables before you do."
+    )
+
+
+SET_COUNT = """\
+history = shell.history_manager
+for name in ("input_hist_raw", "input_hist_parsed"):
+    texts = getattr(history, name)
+    del texts[count:]
+    texts.extend([""] * (count - len(texts)))
+    if inputs:
+        texts[count - len(inputs) :] = inputs
+shell.execution_count = count
+"""
+
+
+def set_count(count: int, inputs: list[str]) -> str:
+    """Return a cell that lets IPython go on counting, and leaves no names."""
+    return f"exec({SET_COUNT!r}, {{'shell': get_ipython(), 'count': {count!r}, 'inputs': {inputs!r}}})"

@@ -73,6 +73,14 @@ def test_messages_of_all_kinds_pass(gateway: GatewayProcess, tmp_path: Path, pro
         assert front_end.finish(busy).error["ename"] == "KeyboardInterrupt"
 
 
+def stops(front_end: FrontEnd) -> list[dict[str, object]]:
+    """Return what was said of threads that were stopped."""
+    messages = [message for one in front_end.exchanges.values() for message in one.messages]
+    messages += [message for _, message in front_end.others]
+    events = [message["content"] for message in messages if message["msg_type"] == "debug_event"]
+    return [event["body"] for event in events if event["event"] == "stopped"]
+
+
 def test_the_debugger_stops_a_cell_and_lets_it_go_on(gateway: GatewayProcess, tmp_path: Path) -> None:
     with opened(tmp_path, gateway) as front_end:
         front_end.run("1")
@@ -88,12 +96,8 @@ def test_the_debugger_stops_a_cell_and_lets_it_go_on(gateway: GatewayProcess, tm
         debug(4, "setBreakpoints", source={"path": source}, breakpoints=[{"line": 2}], sourceModified=False)
         debug(5, "configurationDone")
         cell = front_end.cell(code)
-        front_end.until(lambda: any(one["content"]["event"] == "stopped" for one in cell.of_type("debug_event")))
-        thread = next(
-            one["content"]["body"]["threadId"]
-            for one in cell.of_type("debug_event")
-            if one["content"]["event"] == "stopped"
-        )
+        front_end.until(lambda: bool(stops(front_end)))
+        thread = stops(front_end)[0]["threadId"]
         debug(6, "continue", threadId=thread)
         assert front_end.finish(cell).result == "2"
 

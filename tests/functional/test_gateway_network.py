@@ -100,7 +100,7 @@ def test_a_gateway_that_was_restarted_is_told_by_the_cell_and_the_next_one_start
     front_end = distant.front_end
     cell = front_end.cell("print('begun', flush=True)\nimport time\ntime.sleep(1000)")
     front_end.until(lambda: "begun" in cell.stream())
-    distant.gateway.end()
+    distant.gateway.kill()
     distant.gateway.begin()
     front_end.finish(cell)
     assert cell.error["ename"] == "SandboxLostError"

@@ -24,6 +24,7 @@ from sandbox_kernel.guard import Guard
 from sandbox_kernel.providers.agentcore.provider import AgentCoreProvider
 from sandbox_kernel.providers.e2b.provider import E2BProvider
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
+from sandbox_kernel.providers.gateway.provider import GatewayProvider
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.tools.settings import Tools
@@ -48,6 +49,7 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
         E2BProvider,
         Agents,
         ExecutorProvider,
+        GatewayProvider,
         Executor,
         EventLog,
         Generation,

@@ -92,9 +92,18 @@ class GatewayProcess:
     """A running server."""
 
     def __init__(
-        self, folder: Path, kind: Kind = JUPYTER_SERVER, *options: str, certificate: tuple[str, str] | None = None
+        self,
+        folder: Path,
+        kind: Kind = JUPYTER_SERVER,
+        *options: str,
+        certificate: tuple[str, str] | None = None,
+        client: tuple[str, str] | None = None,
     ) -> None:
-        """Its kernels run in the folder ``work``; ``certificate`` are files with a certificate and its key."""
+        """Its kernels run in the folder ``work``.
+
+        ``certificate`` are files with a certificate and its key, ``client`` those that a client shows.
+        """
+        self._client = client
         self.kind, self.folder, self.certificate = kind, folder, certificate
         self.work = folder / "work"
         self.work.mkdir(parents=True, exist_ok=True)
@@ -156,6 +165,8 @@ class GatewayProcess:
         headers = {"Authorization": f"token {TOKEN}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)  # noqa: S310 - it is ours
         context = ssl._create_unverified_context() if self.certificate else None  # noqa: S323
+        if context is not None and self._client is not None:
+            context.load_cert_chain(*self._client)
         with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:  # noqa: S310
             said = answer.read()
         return json.loads(said) if said else None
@@ -195,10 +206,14 @@ class GatewayProcess:
 
 @contextmanager
 def serving(
-    folder: Path, kind: Kind = JUPYTER_SERVER, *options: str, certificate: tuple[str, str] | None = None
+    folder: Path,
+    kind: Kind = JUPYTER_SERVER,
+    *options: str,
+    certificate: tuple[str, str] | None = None,
+    client: tuple[str, str] | None = None,
 ) -> Iterator[GatewayProcess]:
     """Give a server for one block."""
-    running = GatewayProcess(folder, kind, *options, certificate=certificate)
+    running = GatewayProcess(folder, kind, *options, certificate=certificate, client=client)
     try:
         yield running
     finally:

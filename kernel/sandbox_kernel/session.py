@@ -281,6 +281,8 @@ class SandboxSession(SessionLife):
         """
         if not self.capabilities.outlives_kernel:
             raise SessionError(f"Sandboxes of the provider {self._provider.name} keep no journal of what they sent.")
+        if self.mode == "relay" and count is not None:
+            raise SessionError("A gateway's kernel keeps no journal of what it sent, so nothing can be shown again.")
         return await self._errands.replay(count, on_end)
 
     async def close(self, *, restart: bool = False) -> None:

@@ -112,6 +112,7 @@ def test_status_says_what_relay_mode_lacks_and_commands_say_that_they_need_more(
         assert "the gateway's own" in told
         assert "not exactly-once" in told
         assert "relay mode" in front_end.run("%sandbox shell echo no").stream()
+        assert "no journal" in front_end.run("%sandbox replay").error["evalue"]
         assert front_end.run("%sandbox pause").error["evalue"].endswith("comes back to it.")
         assert front_end.run("1 + 1").result == "2"
 
@@ -256,6 +257,20 @@ def test_an_expired_certificate_is_told_and_a_good_one_taken(tmp_path: Path) -> 
         url = f"https://localhost:{gateway.port}"
         assert "ca_file" in refused(tmp_path / "b", url)["text"]
         with opened(tmp_path / "c", gateway, url=url, ca_file=str(authority.file)) as front_end:
+            assert front_end.run("6 * 7").result == "42"
+
+
+def test_a_gateway_that_wants_a_certificate_gets_it(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    chain, key = authority.issue("client")
+    wants = f"--ServerApp.client_ca={authority.file}"
+    with serving(
+        tmp_path / "gw", JUPYTER_SERVER, wants, certificate=authority.issue("localhost"), client=(chain, key)
+    ) as gateway:
+        options = {"url": f"https://localhost:{gateway.port}", "ca_file": str(authority.file)}
+        said = refused(tmp_path / "a", **options)
+        assert "certificate_file" in said["text"]
+        with opened(tmp_path / "b", gateway, **options, certificate_file=chain, private_key_file=key) as front_end:
             assert front_end.run("6 * 7").result == "42"
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import time
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,10 +21,10 @@ from sandbox_kernel.errors import NotFoundError, SandboxKernelError
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer, Link, Message, greeting_of
 from sandbox_kernel.providers.basic.backlog import MAX_BACKLOG
-from sandbox_kernel.providers.basic.memory import MemoryTransport
 
 from . import words
 from .channels import KernelSocket, MessageTooLargeError
+from .ends import GatewayKernel, RelayTransport
 from .greeting import Greeting, KernelInfo, in_time
 from .messages import ChannelMessage
 from .own import OwnRequests, make_header
@@ -37,35 +36,6 @@ LAST_OUTPUTS = 2.0
 """Seconds after a lane's answer in which its outputs must have come."""
 TOPIC = b"kernel"
 SHELL = Lane("shell")
-
-
-class GatewayKernel(ABC):
-    """What the relay needs of a kernel. Each method raises SandboxKernelError."""
-
-    @abstractmethod
-    async def open(self, on_message: Callable[[ChannelMessage], None], on_lost: Callable[[str], None]) -> KernelSocket:
-        """Return a WebSocket to its channels."""
-
-    @abstractmethod
-    async def interrupt(self) -> None:
-        """Interrupt what it runs."""
-
-    @abstractmethod
-    async def restart(self) -> None:
-        """Renew it; return when there is another."""
-
-
-class RelayTransport(MemoryTransport):
-    """Ends the connection to the gateway with itself."""
-
-    def __init__(self, take: Callable[[memoryview], None], on_closed: Callable[[RelayTransport], None]) -> None:
-        """``on_closed`` is told when who holds it closes it."""
-        super().__init__(take)
-        self._on_closed = on_closed
-
-    def close(self) -> None:
-        super().close()
-        self._on_closed(self)
 
 
 class RelayBridge:

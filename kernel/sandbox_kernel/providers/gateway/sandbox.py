@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from sandbox_kernel.errors import (
     AuthenticationError,
+    ConfigurationError,
     NotFoundError,
     SandboxConnectionError,
     SandboxError,
@@ -21,8 +23,9 @@ from sandbox_kernel.link.transport import Transport
 from sandbox_kernel.providers.base import IsolationLevel, Sandbox
 
 from . import words
-from .bridge import GatewayKernel, RelayBridge
+from .bridge import RelayBridge
 from .channels import KernelSocket, SocketSettings, UpgradeRefusedError, open_socket
+from .ends import GatewayKernel
 from .failures import NOT_FOUND, PROVIDER, error_of, refusal_of, unreachable
 from .messages import ChannelMessage
 from .place import Place, is_ours
@@ -69,7 +72,7 @@ class RemoteKernel(GatewayKernel):
         client = self._client()
         place = client.place
         timeout = self._times.connect if self._session else self._times.start
-        session = self._session or _new_session()
+        session = self._session or uuid.uuid4().hex
         url = place.channels_url(self.kernel_id, session)
         try:
             opened = await open_socket(
@@ -148,7 +151,11 @@ class GatewaySandbox(Sandbox):
         await self._bridge.connect()
 
     async def open_link(self) -> Transport:
-        transport = await self._bridge.open()
+        try:
+            transport = await self._bridge.open()
+        except ConfigurationError as exc:
+            # It was right once, so it is the gateway that has changed.
+            raise SandboxConnectionError(str(exc), retryable=False, **self._ids) from exc
         if self._watching is None or self._watching.done():
             self._watching = asyncio.ensure_future(self._watch())
         return transport
@@ -227,9 +234,3 @@ class GatewaySandbox(Sandbox):
             "at its end": "" if self._is_ours else "left running: it was not made by sandbox-kernel",
         }
         return {name: value for name, value in rows.items() if value}
-
-
-def _new_session() -> str:
-    import uuid
-
-    return uuid.uuid4().hex

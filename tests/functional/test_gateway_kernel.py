@@ -16,7 +16,7 @@ if sys.platform != "linux":
 pytest.importorskip("jupyter_server")
 
 from tests.certificates import Authority
-from tests.gateways import ENTERPRISE_GATEWAY, JUPYTER_SERVER, TOKEN, GatewayProcess, answering, serving
+from tests.gateways import ENTERPRISE_GATEWAY, JUPYTER_SERVER, KINDS, TOKEN, GatewayProcess, answering, serving
 from tests.ports import free_port
 
 from .client import FrontEnd, running, spawn_with
@@ -190,10 +190,11 @@ def test_reaping_ends_the_kernels_of_dead_kernel_processes_and_no_others(
     gateway.ask("DELETE", f"/api/kernels/{foreign}")
 
 
-def test_a_culled_kernel_is_noticed_and_the_next_cell_starts_a_fresh_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_culled_kernel_is_noticed_and_the_next_cell_starts_a_fresh_one(kind: str, tmp_path: Path) -> None:
     cull = [f"--MappingKernelManager.cull_{name}" for name in ("idle_timeout=2", "interval=1", "connected=True")]
     with (
-        serving(tmp_path / "gw", JUPYTER_SERVER, *cull) as gateway,
+        serving(tmp_path / "gw", KINDS[kind], *cull) as gateway,
         opened(tmp_path / "k", gateway, watch_interval=0.5) as front_end,
     ):
         front_end.run("x = 1")
@@ -225,35 +226,35 @@ def refused(folder: Path, url: str, token: str = TOKEN, **options: str) -> dict[
         return {"name": str(error["ename"]), "text": str(error["evalue"])}
 
 
-def test_a_wrong_token_is_told(gateway: GatewayProcess, tmp_path: Path) -> None:
-    said = refused(tmp_path, gateway.url, "another-token-than-that")
-    assert said["name"] == "AuthenticationError"
-    assert "SANDBOX_KERNEL_GATEWAY_TOKEN" in said["text"]
-
-
-def test_a_wrong_token_is_told_by_enterprise_gateway_and_what_it_forbids_is_its_own_words(tmp_path: Path) -> None:
-    with serving(tmp_path / "gw", ENTERPRISE_GATEWAY) as gateway:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_token_and_an_unknown_kernelspec_are_told(kind: str, tmp_path: Path) -> None:
+    with serving(tmp_path / "gw", KINDS[kind]) as gateway:
         said = refused(tmp_path / "a", gateway.url, "another-token-than-that")
         assert said["name"] == "AuthenticationError"
-        said = refused(tmp_path / "b", gateway.url)
+        assert "SANDBOX_KERNEL_GATEWAY_TOKEN" in said["text"]
+        said = refused(tmp_path / "b", gateway.url, kernel_name="pyhton3")
+        assert said["name"] == "ConfigurationError"
+        assert "did you mean 'python3'" in said["text"]
+        assert gateway.kernel_ids() == set()
+
+
+def test_what_enterprise_gateway_forbids_is_told_in_its_own_words(tmp_path: Path) -> None:
+    with serving(tmp_path / "gw", ENTERPRISE_GATEWAY, "--EnterpriseGatewayApp.unauthorized_users=ann") as gateway:
+        said = refused(tmp_path, gateway.url, environment="KERNEL_USERNAME=ann")
+        assert said["name"] == "SandboxCreationError"
         assert "KERNEL_USERNAME" in said["text"]
 
 
-def test_an_unknown_kernelspec_is_told_with_those_that_there_are(gateway: GatewayProcess, tmp_path: Path) -> None:
-    said = refused(tmp_path, gateway.url, kernel_name="pyhton3")
-    assert said["name"] == "ConfigurationError"
-    assert "did you mean 'python3'" in said["text"]
-
-
-def test_an_expired_certificate_is_told_and_a_good_one_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_expired_certificate_is_told_and_a_good_one_taken(kind: str, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
-    with serving(tmp_path / "gw", certificate=authority.issue("localhost", expired=True)) as gateway:
+    with serving(tmp_path / "gw", KINDS[kind], certificate=authority.issue("localhost", expired=True)) as gateway:
         url = f"https://localhost:{gateway.port}"
         said = refused(tmp_path / "a", url, ca_file=str(authority.file))
         assert said["name"] == "ConfigurationError"
         assert "expired" in said["text"]
         assert "renew it" in said["text"]
-    with serving(tmp_path / "gw2", certificate=authority.issue("localhost")) as gateway:
+    with serving(tmp_path / "gw2", KINDS[kind], certificate=authority.issue("localhost")) as gateway:
         url = f"https://localhost:{gateway.port}"
         assert "ca_file" in refused(tmp_path / "b", url)["text"]
         with opened(tmp_path / "c", gateway, url=url, ca_file=str(authority.file)) as front_end:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,46 @@ def test_a_busy_kernel_is_attached_and_its_cell_is_waited_for(gateway: GatewayPr
         finally:
             other.end()
     assert gateway.kernel_ids() == set()
+
+
+def test_python_that_ends_and_notebooks_that_are_restarted_go_on_in_the_same_kernel(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    with running(tmp_path / "k", *gateway.arguments(), environment=LET_IN) as kernel:
+        front_end = kernel.front_end()
+        ids = gateway.kernel_ids()
+        assert front_end.run("left = 1; quit()").status == "ok"
+        fresh = front_end.run("'left' in dir()")
+        assert fresh.result == "False"
+        assert "a fresh one" in fresh.stream("stderr")
+        died = front_end.run("import os\nos._exit(3)")
+        assert died.error["ename"] == "SandboxLostError"
+        assert "started it anew" in died.error["evalue"]
+        front_end.run("left = 1")
+        front_end.ask("shutdown_request", {"restart": True}, channel="control")
+        kernel.process.wait(20)
+        other = spawn_with(kernel.connection_file, *gateway.arguments(), environment=LET_IN)
+        try:
+            front_end.ready()
+            restarted = front_end.run("'left' in dir()")
+            assert (restarted.result, restarted.count) == ("False", 1)
+            assert "restarted in its sandbox" in restarted.stream("stderr")
+            assert gateway.kernel_ids() == ids
+            front_end.ask("shutdown_request", {"restart": False}, channel="control")
+            other.process.wait(20)
+            assert other.complaints() == ""
+        finally:
+            other.end()
+    assert gateway.kernel_ids() == set()
+
+
+def test_what_a_gateway_drops_of_a_flood_it_says_in_the_cell(tmp_path: Path) -> None:
+    limited = replace(JUPYTER_SERVER, limits="")
+    with serving(tmp_path / "gw", limited) as gateway, opened(tmp_path / "k", gateway) as front_end:
+        cell = front_end.run("for _ in range(3000): print('x' * 5000, flush=True)")
+        assert cell.status == "ok"
+        assert "IOPub data rate exceeded" in cell.stream("stderr")
+        assert front_end.run("1").result == "1"
 
 
 def test_reaping_ends_the_kernels_of_dead_kernel_processes_and_no_others(

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sandbox_kernel.errors import NotFoundError, SandboxKernelError
+from sandbox_kernel.errors import NotFoundError, SandboxConnectionError, SandboxKernelError
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer, Link, Message, greeting_of
 from sandbox_kernel.providers.basic.backlog import MAX_BACKLOG
@@ -85,8 +85,10 @@ class RelayBridge:
         async with self._connecting:
             if self._socket is None:
                 number = self._connections + 1
-                self._socket = await self._kernel.open(self._take, lambda reason: self._on_lost(number, reason))
-                self._connections = number
+                opened = await self._kernel.open(self._take, lambda reason: self._on_lost(number, reason))
+                if not opened.is_open:
+                    raise SandboxConnectionError("The gateway closed the connection at once.")
+                self._socket, self._connections = opened, number
 
     async def open(self) -> RelayTransport:
         """Return a transport to this bridge, in the place of the one before. Raises SandboxKernelError."""

@@ -75,6 +75,11 @@ class KernelSocket(asyncio.Protocol):
         self._is_open = self._closed = self._paused = False
         self._watcher: asyncio.Task[None] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages go through, as far as is known."""
+        return self._is_open
+
     # ---- the handshake
 
     async def upgrade(self, request: bytes, accept: str, timeout: float) -> None:

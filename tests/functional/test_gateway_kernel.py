@@ -169,6 +169,7 @@ def test_python_that_ends_and_notebooks_that_are_restarted_go_on_in_the_same_ker
 ) -> None:
     with running(tmp_path / "k", *gateway.arguments(), environment=LET_IN) as kernel:
         front_end = kernel.front_end()
+        front_end.run("1")
         ids = gateway.kernel_ids()
         assert front_end.run("left = 1; quit()").status == "ok"
         fresh = front_end.run("'left' in dir()")

@@ -128,9 +128,13 @@ def unreachable(place: Place, exc: BaseException, doing: str, **ids: Any) -> San
             )
         return ConfigurationError(f"At {place.base} nobody speaks TLS as we do ({reason}): is it http, not https?")
     what = str(exc) or type(exc).__name__
+    # With TLS 1.3 who is not let in may hear no more than that the connection has ended.
+    hint = ""
+    if place.is_secure and not place.certificate_file and not isinstance(exc, httpx.ConnectError):
+        hint = " It may want a certificate of ours (GatewayProvider.certificate_file)."
     return SandboxConnectionError(
         f"The gateway at {place.base} could not be reached to {doing} ({what}): does it run, and is "
-        "GatewayProvider.url right?",
+        f"GatewayProvider.url right?{hint}",
         provider=PROVIDER,
         **ids,
     )

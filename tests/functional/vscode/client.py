@@ -30,6 +30,8 @@ from typing import IO, Any, TypeVar
 import psutil
 import zmq
 
+from tests.ports import free_port
+
 T = TypeVar("T")
 JsonObject = dict[str, Any]
 
@@ -44,9 +46,6 @@ INTERRUPT_TIMEOUT = 10.0  # jupyterInterruptTimeout
 KERNEL_INFO_INTERVAL = 0.5
 PORT_POLL_INTERVAL = 0.2
 WAIT_TIMEOUT = 40.0  # ours: how long a step may hang before the test fails
-
-# From 9000 up, as the extension does; an offset per process keeps two test runs on one machine apart.
-_ports = itertools.count(9000 + os.getpid() % 1500 * 12)
 
 
 class KernelDiedError(Exception):
@@ -137,34 +136,20 @@ def launch_environment(spec: KernelSpec, extra: Mapping[str, str]) -> dict[str, 
     return env
 
 
-def _can_bind(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _fresh_port() -> int:
-    return next(filter(_can_bind, _ports))
 
 
 @dataclass(frozen=True)
 class Connection:
     """The contents of a connection file; the client chooses the ports and the key."""
 
-    shell_port: int = field(default_factory=_fresh_port)
-    iopub_port: int = field(default_factory=_fresh_port)
-    stdin_port: int = field(default_factory=_fresh_port)
-    control_port: int = field(default_factory=_fresh_port)
-    hb_port: int = field(default_factory=_fresh_port)
+    shell_port: int = field(default_factory=free_port)
+    iopub_port: int = field(default_factory=free_port)
+    stdin_port: int = field(default_factory=free_port)
+    control_port: int = field(default_factory=free_port)
+    hb_port: int = field(default_factory=free_port)
     ip: str = "127.0.0.1"
     transport: str = "tcp"
     signature_scheme: str = "hmac-sha256"

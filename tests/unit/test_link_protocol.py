@@ -55,9 +55,10 @@ class Wire:
 
 
 messages = st.tuples(st.lists(st.binary(max_size=40), max_size=4), st.booleans())
-large_messages = st.tuples(
-    st.integers(0, 3 * FRAME_SIZE).map(lambda size: [os.urandom(8) + bytes(size)]), st.booleans()
+large_parts = st.one_of(st.integers(0, 40), st.integers(0, 3 * FRAME_SIZE)).map(
+    lambda size: os.urandom(8) + bytes(size)
 )
+large_messages = st.tuples(st.lists(large_parts, min_size=1, max_size=3), st.booleans())
 steps = st.one_of(
     st.tuples(st.just("send"), st.integers(0, 1), messages),
     st.tuples(st.just("send"), st.integers(0, 1), large_messages),

@@ -598,13 +598,27 @@ def _decode_small(body: memoryview) -> list[Buffer]:
 
 
 def _decode_large(body: bytearray) -> list[Buffer]:
+    """Return the parts of a whole message; ``body`` is not to be used afterwards.
+
+    Where only the last part is large, as in most messages, it is the bytearray itself: that can be searched in place,
+    and a view cannot.
+    """
     lengths, position = _lengths(body)
-    view = memoryview(body)
     parts: list[Buffer] = []
-    for length in lengths:
-        part = view[position : position + length]
-        parts.append(bytes(part) if length <= SMALL else part)
+    if max(lengths[:-1], default=0) > SMALL:
+        view = memoryview(body)
+        for length in lengths:
+            part = view[position : position + length]
+            parts.append(bytes(part) if length <= SMALL else part)
+            position += length
+        return parts
+    for length in lengths[:-1]:
+        parts.append(bytes(body[position : position + length]))
         position += length
+    if lengths:
+        # Its beginning is given up without a copy.
+        del body[:position]
+        parts.append(bytes(body) if len(body) <= SMALL else body)
     return parts
 
 

@@ -23,7 +23,10 @@ SWITCHED = Path(__file__).with_name("switched.py")
 MODULE = ("-m", "sandbox_kernel")
 SPENT = "guard-spent"
 """The file in a kernel's temporary folder that tells what its guard has used."""
-BLOCK = 10
+TURN = 2
+"""Cells between two changes of the guard: what drifts on the machine within a tenth of a second falls on both sides."""
+SHARED = 10
+"""Cells over which the guard's own time is added up."""
 SESSIONS = 4
 """Processes, one after the other."""
 TABLE = """
@@ -53,7 +56,7 @@ class Side:
 def guard(contenders: Sequence[Contender], effort: Effort) -> Iterator[Row]:
     """Measure cells, printed lines and large outputs with the guard on, then off."""
     subject = _switched(contenders[0])
-    cells = joined(_cells(subject, effort.count(30, 5)) for _ in range(SESSIONS))
+    cells = joined(_cells(subject, effort.count(200, 60)) for _ in range(SESSIONS))
     yield Row("cell `1`, guard on : off", "ms", cells, ratio_at_most(1.03))
     # One session after the other, each with all loads; then by load.
     sessions = [_loads(subject, effort.count(6, 3)) for _ in range(SESSIONS)]
@@ -61,7 +64,7 @@ def guard(contenders: Sequence[Contender], effort: Effort) -> Iterator[Row]:
         yield Row(f"{load.name}, guard on : off", load.unit, joined(samples), _bound(load))
     with _sides(subject) as sides:
         sides[0].kernel.wire.run(PREPARE)
-        for name, code, count in (("cell `1`", "1", BLOCK), *((load.name, load.code, 1) for load in LOADS)):
+        for name, code, count in (("cell `1`", "1", SHARED), *((load.name, load.code, 1) for load in LOADS)):
             shares = [_share(sides, code, count) for _ in range(effort.count(15, 5))]
             yield Row(f"{name}, the guard's own time", "%", (tuple(shares),), _share_bound(name))
     with _sides(subject) as sides:
@@ -118,15 +121,15 @@ def _share_bound(name: str) -> Bound | None:
     return None if "displays" in name else at_most(3)
 
 
-def _cells(subject: Contender, blocks: int) -> Samples:
+def _cells(subject: Contender, turns: int) -> Samples:
     with _sides(subject) as sides:
-        interleaved_blocks(2, sides, _block)
-        return interleaved_blocks(blocks, sides, _block)
+        interleaved_blocks(2, sides, _turn)
+        return interleaved_blocks(turns, sides, _turn)
 
 
-def _block(side: Side) -> Iterable[float]:
+def _turn(side: Side) -> Iterable[float]:
     kernel = side.turn()
-    return [kernel.wire.run("1").seconds * 1000 for _ in range(BLOCK)]
+    return [kernel.wire.run("1").seconds * 1000 for _ in range(TURN)]
 
 
 def _table(side: Side) -> float:

@@ -7,22 +7,29 @@ WORKERS ?= 3
 
 # What is run here neither reads nor changes the user's own Jupyter and IPython settings.
 SCRATCH := $(CURDIR)/build/jupyter
-run test frameworks bench chaos: export JUPYTER_CONFIG_DIR := $(SCRATCH)/config
-run test frameworks bench chaos: export JUPYTER_DATA_DIR := $(SCRATCH)/data
-run test frameworks bench chaos: export JUPYTER_RUNTIME_DIR := $(SCRATCH)/runtime
-run test frameworks bench chaos: export IPYTHONDIR := $(SCRATCH)/ipython
-run test frameworks bench chaos: export MPLCONFIGDIR := $(SCRATCH)/matplotlib
+run test frameworks gateways bench chaos: export JUPYTER_CONFIG_DIR := $(SCRATCH)/config
+run test frameworks gateways bench chaos: export JUPYTER_DATA_DIR := $(SCRATCH)/data
+run test frameworks gateways bench chaos: export JUPYTER_RUNTIME_DIR := $(SCRATCH)/runtime
+run test frameworks gateways bench chaos: export IPYTHONDIR := $(SCRATCH)/ipython
+run test frameworks gateways bench chaos: export MPLCONFIGDIR := $(SCRATCH)/matplotlib
 
 # Real LangChain and CrewAI, of which `make frameworks` makes an environment of their own: they need much, of old versions.
 FRAMEWORKS := build/frameworks
+# Kernel Gateway and Enterprise Gateway, each in an environment of its own: the second needs an old Jupyter.
+KERNEL_GATEWAY := build/kernel-gateway
+ENTERPRISE_GATEWAY := build/enterprise-gateway
+GATEWAY_TESTS := tests/unit/test_gateway_parts.py tests/provider_suite/test_gateway.py \
+	tests/functional/test_gateway_kernel.py tests/functional/test_gateway_network.py \
+	tests/conformance/test_through_gateway.py
 
-.PHONY: help run lab test frameworks chaos lint format proto bench wheel clean
+.PHONY: help run lab test frameworks gateways chaos lint format proto bench wheel clean
 
 help:
 	@echo "make run      install, and execute notebooks/quickstart.ipynb in a sandbox"
 	@echo "make lab      open that notebook in JupyterLab"
 	@echo "make test     install, and run all tests"
 	@echo "make frameworks  the tools of real LangChain and CrewAI, in an environment of their own (1 GB)"
+	@echo "make gateways    all tests of gateways over real Kernel and Enterprise Gateways, in environments of their own"
 	@echo "make lint     ruff, mypy, import-linter;  make format  applies ruff's part"
 	@echo "make chaos    10,000 cells through connections and processes that fail, a long one that nobody hears"
 	@echo "make proto    write the Python modules of executor.proto"
@@ -57,6 +64,22 @@ $(FRAMEWORKS)/.made:
 	@umask 022; $(PYTHON) -m venv --clear $(FRAMEWORKS)
 	@umask 022; $(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: \
 		langchain-core crewai traitlets jupyter_core jsonschema
+	@touch $@
+
+gateways: $(VENV)/.with-test $(KERNEL_GATEWAY)/.made $(ENTERPRISE_GATEWAY)/.made
+	@mkdir -p "$(SCRATCH)"
+	SANDBOX_GATEWAYS_WHOLE=1 \
+	SANDBOX_KERNEL_TEST_KERNEL_GATEWAY="$(CURDIR)/$(KERNEL_GATEWAY)/bin/python" \
+	SANDBOX_KERNEL_TEST_ENTERPRISE_GATEWAY="$(CURDIR)/$(ENTERPRISE_GATEWAY)/bin/python" \
+		$(BIN)/python -m pytest -ra $(GATEWAY_TESTS)
+
+$(KERNEL_GATEWAY)/.made: PACKAGE := jupyter_kernel_gateway
+$(ENTERPRISE_GATEWAY)/.made: PACKAGE := jupyter_enterprise_gateway
+$(KERNEL_GATEWAY)/.made $(ENTERPRISE_GATEWAY)/.made: build/%/.made:
+	@echo "Installing $(PACKAGE) into build/$* ..."
+	@umask 022; $(PYTHON) -m venv --clear build/$*
+	@umask 022; build/$*/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary $(PACKAGE) ipykernel
+	@umask 022; build/$*/bin/python -m $(PACKAGE:jupyter_%=%) --version > /dev/null
 	@touch $@
 
 chaos: $(VENV)/.with-test

@@ -1,7 +1,8 @@
 """Real Jupyter servers and gateways for tests, each a process of its own.
 
-Kernel Gateway and Enterprise Gateway need environments of their own, whose Python the environment names:
-`SANDBOX_KERNEL_TEST_KERNEL_GATEWAY` and `SANDBOX_KERNEL_TEST_ENTERPRISE_GATEWAY`.
+Kernel Gateway and Enterprise Gateway need environments of their own, whose Pythons are named by
+`SANDBOX_KERNEL_TEST_KERNEL_GATEWAY` and `SANDBOX_KERNEL_TEST_ENTERPRISE_GATEWAY`; `.ci/run` and `make gateways` make them. What
+differs from one kind to the other is always tried with all three; the rest only with `SANDBOX_GATEWAYS_WHOLE=1`.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ ENTERPRISE_GATEWAY = Kind(
     environment=(("KERNEL_USERNAME", "tester"),),
 )
 KINDS = {kind.name: kind for kind in (JUPYTER_SERVER, KERNEL_GATEWAY, ENTERPRISE_GATEWAY)}
+WHOLE = bool(os.environ.get("SANDBOX_GATEWAYS_WHOLE"))
+ALL_OR_ONE = [*KINDS] if WHOLE else [JUPYTER_SERVER.name]
+"""Of tests that take long, or find the same with each kind."""
 
 
 class GatewayProcess:

@@ -16,7 +16,7 @@ pytest.importorskip("jupyter_server")
 
 from tests.chaos.faults import Fault
 from tests.chaos.proxy import ChaosProxy
-from tests.gateways import KINDS, TOKEN, GatewayProcess, serving
+from tests.gateways import ALL_OR_ONE, KINDS, TOKEN, GatewayProcess, serving
 
 from .client import FrontEnd, running
 
@@ -74,6 +74,7 @@ def test_a_cell_goes_on_while_the_connection_is_cut_and_says_so(distant: Distant
     assert front_end.run("n").result == str(LINES - 1)
 
 
+@pytest.mark.parametrize("distant", ALL_OR_ONE, indirect=True)
 def test_cells_that_are_run_without_a_connection_run_once_when_it_is_back(distant: Distant) -> None:
     front_end = distant.front_end
     distant.proxy.break_off(refuse=True)
@@ -85,6 +86,7 @@ def test_cells_that_are_run_without_a_connection_run_once_when_it_is_back(distan
     assert [cell.result for cell in cells] == ["1", "2", "3", "4", "5"]
 
 
+@pytest.mark.parametrize("distant", ALL_OR_ONE, indirect=True)
 def test_a_cell_whose_end_was_lost_says_so_and_is_not_run_again(distant: Distant) -> None:
     front_end = distant.front_end
     # From now on nothing comes back over the connection that there is, and nobody is told.

@@ -20,7 +20,7 @@ from sandbox_kernel.errors import InvocationError, SandboxConnectionError, Sandb
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import Provider
 from sandbox_kernel.providers.gateway.provider import GatewayProvider
-from tests.gateways import KINDS, TOKEN, GatewayProcess, serving
+from tests.gateways import ALL_OR_ONE, KINDS, TOKEN, GatewayProcess, serving
 
 from .notebook import Notebook, opened
 from .suite import ProviderSuite, pieces
@@ -28,7 +28,7 @@ from .suite import ProviderSuite, pieces
 REFUSED = "in relay mode"
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=ALL_OR_ONE)
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     """One server of each kind for all tests, whose kernels are theirs."""
     with serving(tmp_path_factory.mktemp("gateway"), KINDS[request.param]) as running:

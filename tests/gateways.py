@@ -1,8 +1,9 @@
 """Real Jupyter servers and gateways for tests, each a process of its own.
 
 Kernel Gateway and Enterprise Gateway need environments of their own, whose Pythons are named by
-`SANDBOX_KERNEL_TEST_KERNEL_GATEWAY` and `SANDBOX_KERNEL_TEST_ENTERPRISE_GATEWAY`; `.ci/run` and `make gateways` make them. What
-differs from one kind to the other is always tried with all three; the rest only with `SANDBOX_GATEWAYS_WHOLE=1`.
+`SANDBOX_KERNEL_TEST_KERNEL_GATEWAY` and `SANDBOX_KERNEL_TEST_ENTERPRISE_GATEWAY`; `.ci/run` and `make gateways` make
+them. What differs from one kind to the other is always tried with all three; the rest only with
+`SANDBOX_GATEWAYS_WHOLE=1`.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class GatewayProcess:
 
     def options(self, **options: Any) -> dict[str, Any]:
         """The options of a provider that uses it."""
-        return {"url": self.url, "environment": dict(self.kind.environment), **options}
+        return {"url": self.url, "mode": "relay", "environment": dict(self.kind.environment), **options}
 
     def arguments(self, **options: Any) -> list[str]:
         """The command line of a kernel process that uses it."""

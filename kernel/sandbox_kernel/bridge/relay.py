@@ -141,6 +141,7 @@ class Bridge:
             lively=not working and self._inner.is_lively(),
             moving=self._files.under_way,
             silent=work.silent,
+            running=work.under_way or operating,
         )
 
     def _poll_files(self) -> None:

@@ -35,7 +35,9 @@ MAX_BACKLOG = 1024 * 1024
 """Bytes that wait for the link before the bridge hands it nothing more."""
 REPORT = struct.Struct("!BIQ")
 """What is told of the work: flags (1: there is some, 2: something is asked, 4: there is none, but something goes on
-that may say something, 8: files come or go), the number of the stream, and the bytes that it has brought."""
+that may say something, 8: files come or go, 16: nothing is to be seen yet, 32: a cell or a command runs), the number of
+the stream, and the bytes that it has brought."""
+RUNNING = 32
 MAX_CANDIDATES = 8
 """Streams that have not greeted; one more, and the oldest is closed."""
 MAX_DISPLACED = 1000
@@ -92,9 +94,9 @@ class Wire:
         """Whether something is on its way to the stream."""
         return bool(self._unsent)
 
-    def tell(self, *, working: bool, asking: bool, lively: bool, moving: bool, silent: bool) -> None:
+    def tell(self, *, working: bool, asking: bool, lively: bool, moving: bool, silent: bool, running: bool) -> None:
         """Tell whoever holds the sandbox, if it has changed, whether there is anything to do, and what was received."""
-        flags = working | asking << 1 | lively << 2 | moving << 3 | silent << 4
+        flags = working | asking << 1 | lively << 2 | moving << 3 | silent << 4 | running << 5
         said = REPORT.pack(flags, self._streams, self.received)
         if said == self._told or self._control is None:
             return

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
-_LINK = ("__init__.py", "envelope.py", "protocol.py", "websocket.py")
+_LINK = ("__init__.py", "envelope.py", "pieces.py", "protocol.py", "websocket.py")
 
 
 @cache

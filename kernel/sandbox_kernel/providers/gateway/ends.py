@@ -15,8 +15,13 @@ class GatewayKernel(ABC):
     """What the relay needs of a kernel. Each method raises SandboxKernelError."""
 
     @abstractmethod
-    async def open(self, on_message: Callable[[ChannelMessage], None], on_lost: Callable[[str], None]) -> KernelSocket:
-        """Return a WebSocket to its channels."""
+    async def open(
+        self, on_message: Callable[[ChannelMessage], None], on_lost: Callable[[str], None], *, fresh: bool = False
+    ) -> KernelSocket:
+        """Return a WebSocket to its channels.
+
+        What the gateway has kept for the one before comes over it, unless it is ``fresh``: another client's.
+        """
 
     @abstractmethod
     async def interrupt(self) -> None:

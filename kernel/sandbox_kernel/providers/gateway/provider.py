@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from traitlets import Bool, Dict, Float, Int, List, Unicode, default
+from traitlets import Bool, Dict, Enum, Float, Int, List, Unicode, default
 
-from sandbox_kernel.errors import ConfigurationError, SandboxKernelError
+from sandbox_kernel.errors import ConfigurationError, SandboxError, SandboxKernelError
 from sandbox_kernel.giving_back import made_or_given_back
 from sandbox_kernel.providers.base import (
     Capabilities,
@@ -25,7 +25,7 @@ from .place import TOKEN_VARIABLE, Place
 
 if TYPE_CHECKING:
     from .rest import GatewayClient, KernelModel
-    from .sandbox import GatewaySandbox
+    from .sandbox import BridgeSandbox, GatewaySandbox, RelaySandbox
 
 
 class GatewayProvider(Provider):
@@ -40,6 +40,13 @@ class GatewayProvider(Provider):
     ).tag(config=True)
     kernel_name = Unicode(
         help="Name of the kernelspec at the gateway that new kernels are of. Default: the gateway's own."
+    ).tag(config=True)
+    mode = Enum(
+        ("auto", "bridge", "relay"),
+        default_value="auto",
+        help="'bridge': this package's program runs beside the gateway's kernel, so that there are a journal, "
+        "exactly-once, files and commands; 'relay': that kernel runs the cells, and its messages are passed on; "
+        "'auto': the first in each new kernel where it can be, else the second.",
     ).tag(config=True)
     language = Unicode("python", help="Of that kernelspec's cells.").tag(config=True)
     environment = Dict(
@@ -120,38 +127,78 @@ class GatewayProvider(Provider):
     async def create(self, spec: SandboxSpec) -> Sandbox:
         from .rest import Order
 
-        if self.kernel_arguments:
-            raise ConfigurationError(
-                f"{self.kernel_arguments[0]} is an option for ipykernel, which a gateway's kernel cannot be given: set "
-                "it in the kernelspec there."
-            )
         client = self.client()
         order = Order(self.kernel_name, self.path, dict(self.environment))
         model = await made_or_given_back(
             client.start(order, spec.correlation_id), lambda made: client.end(made.kernel_id)
         )
         try:
-            return await self._connected(model, made=True)
+            return await self._made(model, spec.correlation_id)
         except BaseException:
             # Nobody else knows of it.
             with suppress(SandboxKernelError):
                 await asyncio.shield(client.end(model.kernel_id))
             raise
 
-    async def connect(self, sandbox_id: str) -> Sandbox:
-        return await self._connected(await self.client().kernel(sandbox_id), made=False)
+    async def _made(self, model: KernelModel, correlation_id: str) -> GatewaySandbox:
+        """Return a new kernel's sandbox in the mode that is wanted, and possible."""
+        from .starting import NoBridgeError
 
-    async def _connected(self, model: KernelModel, *, made: bool) -> GatewaySandbox:
+        reason = "" if self.mode == "relay" or self.language == "python" else f"its cells are in {self.language}"
+        if self.mode != "relay" and self.language == "python":
+            bridged = self._bridged(model, made=True)
+            try:
+                await bridged.begin(self.kernel_arguments)
+            except NoBridgeError as exc:
+                reason = str(exc)
+            else:
+                return bridged
+        if self.mode == "bridge":
+            raise SandboxError(
+                f"The bridge cannot run in the gateway's kernel: {reason}; GatewayProvider.mode = 'auto' does without.",
+                provider=self.name,
+                sandbox_id=model.kernel_id,
+                correlation_id=correlation_id,
+            )
+        if self.kernel_arguments:
+            raise ConfigurationError(
+                f"{self.kernel_arguments[0]} is an option for ipykernel, which a gateway's kernel cannot be given in "
+                "relay mode: set it in the kernelspec there."
+            )
+        relayed = self._relayed(model, made=True)
+        relayed.reason = reason
+        await relayed.connect()
+        return relayed
+
+    async def connect(self, sandbox_id: str) -> Sandbox:
+        model = await self.client().kernel(sandbox_id)
+        # Which mode it is in was decided when it was made; one that others have made has their variables.
+        bridged = self._bridged(model, made=False)
+        if await bridged.find():
+            return bridged
+        relayed = self._relayed(model, made=False)
+        await relayed.connect()
+        return relayed
+
+    def _bridged(self, model: KernelModel, *, made: bool) -> BridgeSandbox:
+        from .sandbox import BridgeSandbox
+
+        return BridgeSandbox(*self._what_is_needed(model), made=made)
+
+    def _relayed(self, model: KernelModel, *, made: bool) -> RelaySandbox:
+        from .sandbox import RelaySandbox
+
+        return RelaySandbox(*self._what_is_needed(model), made=made)
+
+    def _what_is_needed(self, model: KernelModel) -> tuple[Any, ...]:
         from .channels import SocketSettings
-        from .sandbox import GatewaySandbox, KernelTimes
+        from .remote import KernelTimes
 
         settings = SocketSettings(
             self.keepalive, self.keepalive_timeout, self.largest_message, tuple(self.subprotocols)
         )
         times = KernelTimes(self.connect_timeout, self.start_timeout, self.watch_interval)
-        sandbox = GatewaySandbox(self.client, self._place(), model, times, settings, made=made)
-        await sandbox.connect()
-        return sandbox
+        return self.client, self._place(), model, times, settings
 
     async def list(self) -> Sequence[SandboxRecord]:
         # All, not only those that are ours: any can be attached.

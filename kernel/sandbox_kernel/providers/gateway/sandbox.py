@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from sandbox_kernel.errors import (
-    AuthenticationError,
     ConfigurationError,
     NotFoundError,
     SandboxConnectionError,
@@ -24,11 +22,11 @@ from sandbox_kernel.providers.base import IsolationLevel, Sandbox
 
 from . import words
 from .bridge import RelayBridge
-from .channels import KernelSocket, SocketSettings, UpgradeRefusedError, open_socket
-from .ends import GatewayKernel
-from .failures import NOT_FOUND, PROVIDER, error_of, refusal_of, unreachable
-from .messages import ChannelMessage
+from .channels import SocketSettings
+from .failures import PROVIDER
+from .line import CarriedTransport, Line
 from .place import Place, is_ours
+from .remote import KernelTimes, RemoteKernel
 from .rest import GatewayClient, KernelModel
 
 TELL_TIMEOUT = 5.0
@@ -42,85 +40,11 @@ LEFT = (
 )
 
 
-@dataclass(frozen=True)
-class KernelTimes:
-    """In seconds."""
-
-    connect: float
-    """For a WebSocket of a kernel that runs."""
-    start: float
-    """For one of a kernel that starts, and for a restart."""
-    watch: float
-    """Between two looks whether the kernel is still there."""
-
-
-class RemoteKernel(GatewayKernel):
-    """A kernel by its id."""
-
-    def __init__(
-        self, client: Callable[[], GatewayClient], kernel_id: str, times: KernelTimes, settings: SocketSettings
-    ) -> None:
-        """``client`` gives the client of the event loop that runs."""
-        self.kernel_id = kernel_id
-        self._client = client
-        self._times, self._settings = times, settings
-        self._session = ""
-        """By which the gateway knows our connections: what it could not deliver over one it sends over the next."""
-        self._ids: dict[str, Any] = {"provider": PROVIDER, "sandbox_id": kernel_id}
-
-    async def open(self, on_message: Callable[[ChannelMessage], None], on_lost: Callable[[str], None]) -> KernelSocket:
-        client = self._client()
-        place = client.place
-        timeout = self._times.connect if self._session else self._times.start
-        session = self._session or uuid.uuid4().hex
-        url = place.channels_url(self.kernel_id, session)
-        try:
-            opened = await open_socket(
-                url, place.request_headers, client.context, self._settings, on_message, on_lost, timeout=timeout
-            )
-        except UpgradeRefusedError as exc:
-            raise await self._why_not(client, exc) from exc
-        except asyncio.TimeoutError as exc:
-            raise SandboxTimeoutError(f"The gateway at {place.base} does not answer in time.", **self._ids) from exc
-        except OSError as exc:
-            raise unreachable(place, exc, "connect to the kernel", sandbox_id=self.kernel_id) from exc
-        self._session = session
-        return opened
-
-    async def _why_not(self, client: GatewayClient, refused: UpgradeRefusedError) -> SandboxKernelError:
-        """Return what keeps the gateway from letting us through."""
-        refusal = refusal_of(refused.status, refused.body, refused.location)
-        error = error_of(client.place, refusal, "connect to the kernel", sandbox_id=self.kernel_id)
-        if isinstance(error, AuthenticationError):
-            return error
-        try:
-            await client.kernel(self.kernel_id)
-        except NotFoundError as exc:
-            return SandboxLostError(str(exc), **self._ids)
-        except SandboxKernelError as exc:
-            return exc
-        if refused.status == NOT_FOUND:
-            return SandboxConnectionError(
-                f"The gateway at {client.place.base} knows the kernel, and lets nobody connect to it (404): a proxy "
-                "before it may not pass WebSockets on.",
-                **self._ids,
-            )
-        error.retryable = True
-        return error
-
-    async def interrupt(self) -> None:
-        await self._client().interrupt(self.kernel_id)
-
-    async def restart(self) -> None:
-        await self._client().restart(self.kernel_id, self._times.start)
-
-
 class GatewaySandbox(Sandbox):
-    """Made by the provider."""
+    """Made by the provider, in one of two modes."""
 
     provider_name = PROVIDER
     isolation = IsolationLevel.OF_GATEWAY
-    mode = "relay"
 
     def __init__(
         self,
@@ -136,23 +60,13 @@ class GatewaySandbox(Sandbox):
         self.sandbox_id = model.kernel_id
         self._client, self._place, self._name, self._times = client, place, model.name, times
         self._is_ours = made or is_ours(model.kernel_id)
-        kernel = RemoteKernel(client, model.kernel_id, times, settings)
-        self._bridge = RelayBridge(kernel, attached=not made)
-        self._bridge.on_news = self._tell
+        self._kernel = RemoteKernel(client, model.kernel_id, times, settings)
         self._watching: asyncio.Task[None] | None = None
         self._ids: dict[str, Any] = {"provider": PROVIDER, "sandbox_id": self.sandbox_id}
 
-    def _tell(self, text: str) -> None:
-        # Who listens may change.
-        self.on_news(text)
-
-    async def connect(self) -> None:
-        """Connect to the kernel. Raises SandboxKernelError."""
-        await self._bridge.connect()
-
     async def open_link(self) -> Transport:
         try:
-            transport = await self._bridge.open()
+            transport = await self._open_link()
         except ConfigurationError as exc:
             # It was right once, so it is the gateway that has changed.
             raise SandboxConnectionError(str(exc), retryable=False, **self._ids) from exc
@@ -160,23 +74,40 @@ class GatewaySandbox(Sandbox):
             self._watching = asyncio.ensure_future(self._watch())
         return transport
 
+    @abstractmethod
+    async def _open_link(self) -> Transport:
+        """Return a stream. Raises SandboxKernelError."""
+
+    @property
+    @abstractmethod
+    def _is_open(self) -> bool:
+        """Whether a session holds it."""
+
+    @abstractmethod
+    def _lose(self, reason: str) -> None:
+        """End the stream: the kernel is not there any more."""
+
+    @abstractmethod
+    def _on_dead(self) -> None:
+        """Take note that the gateway says that the kernel is dead."""
+
     async def _watch(self) -> None:
         """Look again and again whether the kernel is there: a gateway does not say that it has ended one."""
         while True:
             await asyncio.sleep(self._times.watch)
-            if not self._bridge.is_open:
+            if not self._is_open:
                 # Whoever opens another link looks again.
                 return
             try:
                 model = await self._client().kernel(self.sandbox_id)
             except NotFoundError:
-                self._bridge.lose(GONE)
+                self._lose(GONE)
                 return
             except SandboxKernelError:
                 # Whether the gateway can be reached the WebSocket tells.
                 continue
             if model.state == "dead":
-                self._bridge.on_death(words.DEAD, renewed=False)
+                self._on_dead()
 
     # ---- its life
 
@@ -205,9 +136,9 @@ class GatewaySandbox(Sandbox):
         """Do nothing: without waiting nobody far away can be told."""
 
     def _leave(self) -> None:
+        """Let go of the connection."""
         if self._watching is not None:
             self._watching.cancel()
-        self._bridge.close()
 
     # ---- what became of it
 
@@ -222,15 +153,145 @@ class GatewaySandbox(Sandbox):
             return f"its gateway cannot be asked why ({exc})"
         return "its gateway closed the connection, and does not say why"
 
-    async def kernel_death_reason(self, exit_code: int) -> str:
-        return self._bridge.death
+    @property
+    @abstractmethod
+    def _protocol(self) -> str:
+        """How messages travel at the moment; "" where they do not."""
 
     def describe(self) -> dict[str, str]:
         rows = {
             "gateway": self._place.base,
             "kernelspec": self._name,
-            "messages as": self._bridge.protocol,
-            "without": words.LACKS,
+            "messages as": self._protocol,
+            "without": words.LACKS if self.mode == "relay" else "",
             "at its end": "" if self._is_ours else "left running: it was not made by sandbox-kernel",
         }
         return {name: value for name, value in rows.items() if value}
+
+
+class RelaySandbox(GatewaySandbox):
+    """The gateway's kernel runs the cells."""
+
+    mode = "relay"
+    reason = ""
+    """Why it is not in bridge mode, as a clause, where that was wanted."""
+
+    def __init__(self, *arguments: Any, made: bool) -> None:
+        super().__init__(*arguments, made=made)
+        self._bridge = RelayBridge(self._kernel, attached=not made)
+        self._bridge.on_news = self._tell
+
+    def _tell(self, text: str) -> None:
+        # Who listens may change.
+        self.on_news(text)
+
+    async def connect(self) -> None:
+        """Connect to the kernel. Raises SandboxKernelError."""
+        await self._bridge.connect()
+
+    async def _open_link(self) -> Transport:
+        return await self._bridge.open()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._bridge.is_open
+
+    def _lose(self, reason: str) -> None:
+        self._bridge.lose(reason)
+
+    def _on_dead(self) -> None:
+        self._bridge.on_death(words.DEAD, renewed=False)
+
+    def _leave(self) -> None:
+        super()._leave()
+        self._bridge.close()
+
+    async def kernel_death_reason(self, exit_code: int) -> str:
+        return self._bridge.death
+
+    def greeting(self) -> str:
+        reason, self.reason = self.reason, ""
+        return words.relayed(reason) if reason else ""
+
+    @property
+    def _protocol(self) -> str:
+        return self._bridge.protocol
+
+
+class BridgeSandbox(GatewaySandbox):
+    """The bridge runs beside the gateway's kernel, which carries its link and does nothing else."""
+
+    def __init__(self, *arguments: Any, made: bool) -> None:
+        super().__init__(*arguments, made=made)
+        self._line: Line | None = None
+        self._transport: CarriedTransport | None = None
+        self._death = ""
+        """Why the bridge is not there any more, as a clause."""
+
+    async def begin(self, arguments: Sequence[str]) -> None:
+        """Start the bridge in a new kernel. Raises NoBridgeError, SandboxKernelError."""
+        line = await self._connected()
+        try:
+            await line.start(arguments, self._times.start)
+        except BaseException:
+            line.close()
+            raise
+
+    async def find(self) -> bool:
+        """Whether there is a bridge in a kernel that was there before. Raises SandboxKernelError."""
+        line = await self._connected()
+        found = False
+        try:
+            found = await line.has_carrier()
+        finally:
+            if not found:
+                line.close()
+        return found
+
+    async def _connected(self) -> Line:
+        line = self._line = Line(self._kernel, self._ids)
+        line.on_death = self._on_death
+        await line.connect()
+        return line
+
+    def _on_death(self, reason: str) -> None:
+        self._death = self._death or reason
+
+    async def _open_link(self) -> Transport:
+        if self._death:
+            raise SandboxLostError(self._death, **self._ids)
+        line = self._line if self._line is not None and self._line.is_usable else await self._connected()
+        try:
+            self._transport = await line.open()
+        except SandboxLostError as exc:
+            self._on_death(str(exc))
+            line.close()
+            raise
+        except BaseException:
+            line.close()
+            raise
+        return self._transport
+
+    @property
+    def _is_open(self) -> bool:
+        return self._line is not None and bool(self._line.protocol)
+
+    def _lose(self, reason: str) -> None:
+        if self._line is not None:
+            self._line.lose(reason)
+
+    def _on_dead(self) -> None:
+        self._on_death(words.DEAD)
+        self._lose(words.DEAD)
+
+    def _leave(self) -> None:
+        super()._leave()
+        if self._line is not None:
+            self._line.close()
+
+    async def loss_reason(self) -> str:
+        return self._death or await super().loss_reason()
+
+    @property
+    def _protocol(self) -> str:
+        return self._line.protocol if self._line is not None else ""

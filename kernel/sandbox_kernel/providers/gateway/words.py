@@ -9,6 +9,10 @@ LACKS = (
 REFUSED = "this needs bridge mode; in relay mode there is nothing but the gateway's own kernel"
 DIED = "the gateway says so and has started it anew, and does not say why"
 DEAD = "the gateway says that it is dead"
+RENEWED = (
+    "its gateway's kernel, in which the bridge was started, has been restarted by somebody else than this notebook"
+)
+RENEWED_BY_GATEWAY = "the gateway's kernel, in which the bridge was started, has ended; the gateway has started it anew"
 TOO_LARGE = (
     "The message is larger than the gateway takes, so it was not sent; use less at a time, or raise "
     "GatewayProvider.largest_message where the gateway's own limit is higher."
@@ -17,6 +21,11 @@ BUSY = (
     "The kernel is busy with what somebody else, or an earlier kernel process, has begun; cells wait until that is "
     "done, and what it prints is not shown here.\n"
 )
+
+
+def relayed(reason: str) -> str:
+    """Return what the first cell says where the bridge could not be had."""
+    return f"The bridge does not run in the gateway's kernel ({reason}), so this is relay mode: {LACKS}.\n"
 
 
 def cut(seconds: float) -> str:

@@ -22,43 +22,57 @@ from tests.functional.client import FrontEnd, running
 from tests.gateways import TOKEN, GatewayProcess, serving
 
 ROUNDS, CELLS = 5, 40
+NAMES = ("local", "relay", "bridge")
+PRINTED = 30_000_000
+"""Bytes."""
 
 
 def main() -> None:
-    """Measure in turns, so that both have the same machine."""
-    os.environ["SANDBOX_KERNEL_GATEWAY_TOKEN"] = TOKEN
-    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as name:
-        folder = Path(name)
+    """Measure in turns, so that all have the same machine."""
+    let_in = {"SANDBOX_KERNEL_GATEWAY_TOKEN": TOKEN}
+    os.environ.update(let_in)
+    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as root:
+        folder = Path(root)
         folder.chmod(0o755)
         with (
             serving(folder / "gateway") as gateway,
             running(folder / "local") as local,
-            running(
-                folder / "kernel", *gateway.arguments(), environment={"SANDBOX_KERNEL_GATEWAY_TOKEN": TOKEN}
-            ) as far,
+            running(folder / "relay", *gateway.arguments(mode="relay"), environment=let_in) as relay,
+            running(folder / "bridge", *gateway.arguments(mode="bridge"), environment=let_in) as bridge,
         ):
-            here, there = local.front_end(), far.front_end()
-            for front_end in (here, there):
+            front_ends = {name: one.front_end() for name, one in zip(NAMES, (local, relay, bridge), strict=True)}
+            times: dict[str, list[float]] = {name: [] for name in NAMES}
+            for front_end in front_ends.values():
                 for _ in range(20):
                     front_end.run("1")
-            local_times, far_times = [], []
             for _ in range(ROUNDS):
-                local_times += cells(here)
-                far_times += cells(there)
+                for name, front_end in front_ends.items():
+                    times[name] += cells(front_end)
             stock = asyncio.run(stock_client(gateway))
-            late = statistics.median(one for _ in range(3) for one in lag(there))
-    ours, base = statistics.median(far_times), statistics.median(local_times)
-    print(
-        f"trivial cell p50: local {base:.1f} ms, gateway {ours:.1f} ms ({ours - base:+.1f} ms), stock client "
-        f"{statistics.median(stock):.1f} ms; gateway p90 {statistics.quantiles(far_times, n=10)[-1]:.1f} ms; "
-        f"stream lag p50 {late:.1f} ms",
-        flush=True,
-    )
+            late = {name: statistics.median(t for _ in range(3) for t in lag(one)) for name, one in front_ends.items()}
+            speeds = {name: stdout_speed(one) for name, one in front_ends.items()}
+    base = statistics.median(times["local"])
+    print(f"trivial cell p50: stock client {statistics.median(stock):.1f} ms")
+    for name, taken in times.items():
+        ours, slow = statistics.median(taken), statistics.quantiles(taken, n=10)[-1]
+        print(
+            f"{name:8} cell p50 {ours:5.1f} ms ({ours - base:+.1f} ms), p90 {slow:5.1f} ms; "
+            f"stream lag p50 {late[name]:5.1f} ms; stdout {speeds[name]:5.1f} MB/s",
+            flush=True,
+        )
 
 
 def cells(front_end: FrontEnd) -> list[float]:
     """Return the times of some cells, in milliseconds."""
     return [1000 * seconds(front_end) for _ in range(CELLS)]
+
+
+def stdout_speed(front_end: FrontEnd) -> float:
+    """Return how much of a flood of output comes, in MB/s."""
+    began = time.perf_counter()
+    cell = front_end.run(f"for _ in range({PRINTED // 1000}): print('x' * 999)")
+    assert len(cell.stream()) == PRINTED
+    return PRINTED / (time.perf_counter() - began) / 1e6
 
 
 async def stock_client(gateway: GatewayProcess) -> list[float]:

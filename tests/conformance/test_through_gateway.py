@@ -1,4 +1,4 @@
-"""The samples once more, with the cells in kernels of real servers: messages are passed on, whoever runs the kernel."""
+"""The samples once more, with the cells in kernels of real servers: in either mode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateways import KINDS, TOKEN, serving
+from tests.gateways import JUPYTER_SERVER, KINDS, TOKEN, WHOLE, serving
 
 from .children import SAMPLES, run_suites, tell_passed
 from .conftest import KERNEL
@@ -17,17 +17,22 @@ if sys.platform != "linux":
 pytest.importorskip("jupyter_server")
 
 _SECONDS = 280
+_WAYS = [(kind, mode) for kind in KINDS for mode in ("bridge", "relay")]
+_CHOSEN = [way for way in _WAYS if WHOLE or "bridge" in way or JUPYTER_SERVER.name in way]
+"""Relay mode passes messages on, whoever runs the kernel."""
 
 
 @pytest.mark.skipif(KERNEL != "sandbox", reason="another kernel is under test")
 @pytest.mark.timeout(_SECONDS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_samples_pass_through_a_gateway(kind: str, tmp_path: Path, record_property: pytest.RecordProperty) -> None:
+@pytest.mark.parametrize(("kind", "mode"), _CHOSEN)
+def test_the_samples_pass_through_a_gateway(
+    kind: str, mode: str, tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
     with serving(tmp_path / "gateway", KINDS[kind]) as gateway:
         token = {"SANDBOX_KERNEL_GATEWAY_TOKEN": TOKEN}
         title = "Python (kernel of a gateway)"
-        options = gateway.arguments()
+        options = gateway.arguments(mode=mode)
         done = run_suites(
             tmp_path, "sandbox-gateway", title, options, str(SAMPLES), timeout=_SECONDS - 30, spec_env=token
         )
-    tell_passed(done, f"conformance through {kind}", record_property)
+    tell_passed(done, f"conformance through {kind}, {mode} mode", record_property)

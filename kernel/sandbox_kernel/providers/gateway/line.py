@@ -118,6 +118,7 @@ class CarriedTransport(Transport):
         self._reason = reason
         if not self.answered.done():
             self.answered.set_result(error or SandboxConnectionError(f"The connection has ended: {reason}."))
+        self._on_closed()
         if self._receiver is not None:
             self._receiver.connection_lost(reason)
 

@@ -235,17 +235,18 @@ def only_wake(kernel: Any) -> None:
 def serve_beside_cells(kernel: Any) -> None:
     """Let the control thread have the interpreter lock quickly while it answers, however busy the cell is."""
     kernel._execute_sleep = 0
-    dispatch, execute = kernel.dispatch_control, kernel.execute_request
+    process, execute = kernel.process_control, kernel.execute_request
     complete = kernel.do_complete
     completer = kernel.shell.Completer
     warm = False
     cells = 0
 
-    async def dispatch_quickly(msg: Any) -> None:
+    # Not what takes it from the socket, which is no coroutine in older releases, whose sockets await none.
+    async def process_quickly(msg: Any) -> None:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
         try:
-            await dispatch(msg)
+            await process(msg)
         finally:
             sys.setswitchinterval(interval)
 
@@ -277,7 +278,7 @@ def serve_beside_cells(kernel: Any) -> None:
             complete(code, len(code))
         warm = True
 
-    kernel.dispatch_control = dispatch_quickly
+    kernel.process_control = process_quickly
     kernel.do_complete = complete_quickly
     kernel.shell_handlers["execute_request"] = kernel.control_handlers["execute_request"] = counted_execute
     kernel.control_handlers["sandbox_warm_request"] = warm_up

@@ -117,6 +117,8 @@ def test_refusals_and_faults_of_the_network_become_our_errors() -> None:
     login = error_of(place, refusal_of(302, b"", "/hub/login"), "start a kernel")
     assert isinstance(login, AuthenticationError)
     assert "wants a login" in str(login)
+    stopped = error_of(place, refusal_of(302, b"", "/base/hub/user/ann/api"), "start a kernel")
+    assert "start it at the hub" in str(stopped)
     assert "<html" not in str(error_of(place, refusal_of(502, b"<html>secret page</html>"), "start a kernel"))
     with pytest.raises(SandboxConnectionError), translated(place, "start a kernel"):
         raise httpx.ConnectError("refused")

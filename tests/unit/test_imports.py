@@ -25,6 +25,7 @@ BRIDGE = REPOSITORY / "kernel/sandbox_kernel/bridge"
 BRIDGE_NEEDS = {
     "sandbox_kernel.bridge",
     "sandbox_kernel.link",
+    "sandbox_kernel.link.pieces",
     "sandbox_kernel.link.protocol",
     "sandbox_kernel.link.websocket",
     "sandbox_kernel.link.envelope",

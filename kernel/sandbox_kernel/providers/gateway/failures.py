@@ -29,6 +29,9 @@ PROVIDER = "gateway"
 MAX_SAID = 300
 """Characters of what a gateway says that are shown."""
 NOT_FOUND = 404
+NOT_STARTED = 424
+_OF_HUB = "/hub/user/"
+"""Where a hub sends those who ask for a user's server that does not run."""
 _NOT_LET_IN = (
     f"the token in {TOKEN_VARIABLE} is wrong, has expired or may not do this; set a valid one before the kernel starts."
 )
@@ -37,7 +40,7 @@ _KINDS: dict[int, tuple[type[SandboxError], str]] = {
     403: (AuthenticationError, _NOT_LET_IN),
     404: (SessionNotFoundError, "there is no such thing, or not any more."),
     405: (InvocationError, "it does not offer this."),
-    424: (SandboxConnectionError, "the user's server is not running; start it at the hub."),
+    NOT_STARTED: (SandboxConnectionError, "the user's server is not running; start it at the hub."),
     429: (RateLimitError, "try again later."),
 }
 
@@ -70,19 +73,22 @@ def refusal_of(status: int, body: bytes, location: str = "") -> Refusal:
 def error_of(place: Place, refusal: Refusal, doing: str, **ids: Any) -> SandboxError:
     """Return our error for a refusal; ``doing`` is a clause: "start a kernel"."""
     said = f"{refusal.status}: {refusal.said}" if refusal.said else str(refusal.status)
-    if 300 <= refusal.status < 400:
+    status = refusal.status
+    if 300 <= status < 400 and _OF_HUB in refusal.location:
+        status = NOT_STARTED
+    if 300 <= status < 400:
         return AuthenticationError(
             f"The gateway at {place.base} sends us elsewhere instead of letting us {doing} ({said}), as one does that "
             f"wants a login, and that is not followed: {_NOT_LET_IN}",
             provider=PROVIDER,
             **ids,
         )
-    if refusal.status == 403 and "limit" in refusal.said.lower():
+    if status == 403 and "limit" in refusal.said.lower():
         kind: type[SandboxError] = QuotaError
         advice = "it runs as many kernels as it may; `%sandbox list` shows those that are yours."
-    elif refusal.status in _KINDS:
-        kind, advice = _KINDS[refusal.status]
-    elif refusal.status >= 500:
+    elif status in _KINDS:
+        kind, advice = _KINDS[status]
+    elif status >= 500:
         kind, advice = SandboxConnectionError, "its log has more."
     else:
         kind, advice = InvocationError, "its log has more."

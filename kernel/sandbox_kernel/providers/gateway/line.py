@@ -259,8 +259,9 @@ class Line:
     async def _in_time(self, work: Awaitable[T], timeout: float) -> T:
         """Return what is awaited. Raises SandboxTimeoutError, SandboxConnectionError where the WebSocket is lost."""
         task = asyncio.ensure_future(work)
+        waited: list[asyncio.Future[Any]] = [task, self._lost]
         try:
-            done, _ = await asyncio.wait([task, self._lost], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done = await _first(waited, timeout)
             if task in done:
                 return task.result()
             if self._lost in done:

@@ -61,6 +61,7 @@ class Kernel(KernelQueue):
         self._guard.on_notice = self._on_notice
         session.on_state = self._on_state
         session.on_news = self._on_news
+        session.on_waiting = self._on_waiting
         session.on_cut_off = self._on_cut_off
         session.idle_since = lambda: 0.0 if self._pending.cells else self._idle_since
         session.runs_command = lambda: self._command_cell is not None
@@ -207,6 +208,8 @@ class Kernel(KernelQueue):
                 del self._waiting[index]
                 self._fail(request, KeyboardInterruptError("interrupted before the sandbox was ready"))
                 self._abort_waiting()
+                # Nobody wants it any more, and it may wait for hours.
+                self.session.stop_waiting()
                 return
 
     def interrupt(self) -> None:
@@ -263,6 +266,17 @@ class Kernel(KernelQueue):
             self.frontend.publish("stream", {"name": "stderr", "text": text}, running.header)
         else:
             self._notice += text
+
+    def _on_waiting(self, text: str) -> None:
+        """Show what the start waits for in the cell that waits for it."""
+        cell = self._cell_that_waits()
+        if cell is None:
+            return
+        if self._wait is None:
+            from .progress import Wait
+
+            self._wait = Wait()
+        self._wait.show(cell, cell.request, text)
 
     def on_ready(self) -> None:
         """A fresh inner kernel, or one that was resumed, takes requests."""

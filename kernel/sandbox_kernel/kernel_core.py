@@ -20,6 +20,7 @@ from .subshells import Subshells
 
 if TYPE_CHECKING:
     from .past import PastOutputs
+    from .progress import Wait
 
 MAX_DEFERRED = 20
 """Hidden cells that are remembered until a billed sandbox exists."""
@@ -60,6 +61,8 @@ class KernelCore:
         self._past: PastOutputs | None = None
         """Made when a sandbox is attached that was another kernel process's."""
         self._past_task: asyncio.Task[None] | None = None
+        self._wait: Wait | None = None
+        """Shows what a start waits for, where one has waited."""
         """Shows past outputs in a cell that waits for it."""
         self._idle_since = 0.0
         self._clock: CellClock[Request] = CellClock()

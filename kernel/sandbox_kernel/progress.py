@@ -109,3 +109,22 @@ class CopyProgress:
                 shown.__exit__(None, None, None)
 
         return moved
+
+
+class Wait:
+    """Shows what the start of a sandbox waits for: one display in each cell that waits, replaced as it changes."""
+
+    def __init__(self) -> None:
+        self._id = ""
+        self._cell: object = None
+
+    def show(self, context: CommandContext, cell: object, text: str) -> None:
+        """Show a text in a cell; "" when the wait is over, which is told where it was shown."""
+        update = cell is self._cell
+        if not update:
+            if not text:
+                return
+            self._id, self._cell = f"sandbox-wait-{os.urandom(8).hex()}", cell
+        said = text or "The wait is over."
+        data = {"text/plain": said, "text/html": f"<div>{html.escape(said)}</div>"}
+        context.display(data, display_id=self._id, update=update)

@@ -27,7 +27,7 @@ from .events import EventLog
 from .lifecycle import State
 from .link import envelope
 from .link.protocol import Buffer
-from .providers.base import CodeOutcome, Provider, Template
+from .providers.base import ClusterView, CodeOutcome, Provider, Resources, Template
 from .recording import Recorder
 from .session_folder import LEAVING, STOPPING
 from .session_info import SessionListener
@@ -185,6 +185,14 @@ class SandboxSession(SessionLife):
     async def templates(self, tags: Sequence[str] = (), name: str = "") -> Sequence[Template]:
         """Return what sandboxes can be made of. Raises ConfigurationError, SandboxError."""
         return await self._provider.templates(tags, name)
+
+    def choose_resources(self, resources: Resources) -> None:
+        """Have the next sandboxes made with so much. Raises ConfigurationError."""
+        self._provider.choose_resources(resources)
+
+    async def cluster(self) -> ClusterView:
+        """Return what the machines of the provider have and hold. Raises ConfigurationError, SandboxError."""
+        return await self._provider.cluster()
 
     def choose_template(self, name: str) -> None:
         """Have the next sandbox made of this template. Raises ConfigurationError."""
@@ -380,6 +388,8 @@ class SandboxSession(SessionLife):
 
     async def _close_sandbox(self) -> None:
         if self._start is not None and not self._start.done():
+            # Else what is made elsewhere would be waited for, to be given back.
+            self._provider.stop_waiting()
             self._start.cancel()
             await asyncio.wait([self._start])
         sandbox = self._drop()

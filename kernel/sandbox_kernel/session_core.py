@@ -104,6 +104,8 @@ class SessionCore(SessionSettings):
         self.host_tools: HostTools | None = None
         """Who serves `tools` in cells; without one they hear that there are none."""
 
+    on_waiting: Callable[[str], None] = staticmethod(lambda text: None)
+    """Takes what a start waits for, again whenever that changes; "" when the wait is over."""
     _failure: SandboxKernelError = SessionError("the sandbox could not be started")
 
     def _on_message(self, parts: list[Buffer]) -> None:

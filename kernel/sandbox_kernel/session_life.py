@@ -49,11 +49,20 @@ class SessionLife(SessionCore):
             await self.resume()
             return
         # Not awaited as such: it is cancelled when the sandbox is given up, and that is told by the state.
-        await asyncio.wait([self.begin_start()])
+        try:
+            await asyncio.wait([self.begin_start()])
+        except asyncio.CancelledError:
+            self.stop_waiting()
+            raise
         if self._state is State.ERROR:
             raise self._failure
         if self._state is not State.ACTIVE:
             raise StateError(f"the sandbox did not start: the session is {self._state.value}")
+
+    def stop_waiting(self) -> None:
+        """Give up a start that waits for room at the provider; one that goes on otherwise is left alone."""
+        if self._state is State.STARTING:
+            self._provider.stop_waiting()
 
     async def _run_start(self) -> None:
         self._correlation_id = f"sk-{uuid.uuid4().hex[:12]}"
@@ -116,6 +125,7 @@ class SessionLife(SessionCore):
         self._taken_over = found is not None
         if found is not None:
             return found
+        self._provider.on_waiting = self._on_waiting
         creating = self._provider.create(SandboxSpec(self._correlation_id, directory=self._directory, kept=outlives))
         sandbox = await (self._created_or_given_back(creating) if outlives else creating)
         if self._recorder is not None:
@@ -160,6 +170,10 @@ class SessionLife(SessionCore):
     def _on_news(self, text: str) -> None:
         self._event("news", "warning", text=text)
         self.on_news(text)
+
+    def _on_waiting(self, text: str) -> None:
+        self._event("waiting", "debug", text=text)
+        self.on_waiting(text)
 
     def _begin_background(self) -> None:
         """Begin what goes on beside the sandboxes of this session."""

@@ -7,6 +7,7 @@ from sandbox_kernel.commands import CommandContext
 # Imported for their commands: a new family is a file and its name here.
 from . import (  # noqa: F401
     agents,
+    cluster,
     durable,
     files,
     generate,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from argparse import Namespace
 
 from sandbox_kernel.commands import CommandContext, require_approval
 from sandbox_kernel.errors import CommandError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.providers.base import Resources
+from sandbox_kernel.providers.local.limits import parse_size
 
 from .registry import argument, command
 
@@ -17,18 +20,50 @@ _GONE = (State.INACTIVE, State.ERROR, State.CLOSED)
 @command(
     "start",
     argument("--template", default="", metavar="NAME", help="what it is made of: a template, or a snapshot's id"),
+    argument("--cpus", default="", metavar="N", help="processors, where the provider takes that from a notebook"),
+    argument("--gpus", default="", metavar="N", help="GPUs, likewise"),
+    argument("--memory", default="", metavar="SIZE", help="memory such as 8GB (units of 1024), likewise"),
 )
 async def start(context: CommandContext, arguments: Namespace) -> None:
     """Start a sandbox now, instead of with the next cell."""
-    if arguments.template:
+    resources = _resources(arguments)
+    if arguments.template or resources != Resources():
         if context.session.state not in _GONE:
             raise CommandError("A sandbox is there already; `%sandbox stop` ends it, then another can be made.")
-        context.session.choose_template(arguments.template)
+        if arguments.template:
+            context.session.choose_template(arguments.template)
+        if resources != Resources():
+            context.session.choose_resources(resources)
     if context.session.state is State.ACTIVE:
         context.write(f"The sandbox {context.session.info.sandbox_id} is running already.\n")
         return
     await context.session.start()
     context.write(f"The sandbox {context.session.info.sandbox_id} is running.\n")
+
+
+def _resources(arguments: Namespace) -> Resources:
+    return Resources(
+        _number("--cpus", arguments.cpus), _number("--gpus", arguments.gpus), _size("--memory", arguments.memory)
+    )
+
+
+def _number(option: str, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise CommandError(f"`%sandbox start`: {option} takes a number such as 4 or 0.5, not {text!r}.")
+    return number
+
+
+def _size(option: str, text: str) -> int | None:
+    try:
+        return parse_size(text) if text else None
+    except ValueError as exc:
+        raise CommandError(f"`%sandbox start`: {option}: {exc}.") from exc
 
 
 @command(

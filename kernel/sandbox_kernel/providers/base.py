@@ -118,6 +118,42 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a person asks for with `%sandbox start`; None leaves it at what the configuration says."""
+
+    cpus: float | None = None
+    gpus: float | None = None
+    memory: int | None = None
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """One machine of a cluster. Resources by the cluster's names; memory in bytes."""
+
+    name: str
+    total: Mapping[str, float]
+    free: Mapping[str, float]
+    sandboxes: tuple[str, ...] = ()
+    """Ids of this user's."""
+    others: int = 0
+    """Sandboxes of other users."""
+    actors: int = 0
+    """What else the cluster runs there."""
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """A cluster at one time."""
+
+    address: str
+    nodes: tuple[ClusterNode, ...]
+    waiting: tuple[str, ...] = ()
+    """Ids of this user's sandboxes that wait for room."""
+    others_waiting: int = 0
+
+
+@dataclass(frozen=True)
 class CodeOutcome:
     """What became of code in another language."""
 
@@ -328,6 +364,25 @@ class Provider(Configurable):
     """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
     directory: str = ""
     """The notebook's folder on this machine, set before the first sandbox; "" is the working directory."""
+    on_waiting: Callable[[str], None] = staticmethod(_nobody_hears)
+    """Set by the session: takes what a `create` waits for, again whenever that changes; "" when the wait is over."""
+
+    def stop_waiting(self) -> None:
+        """Give up a `create` that waits for room at the provider: it raises SandboxCreationError soon.
+
+        Called on the event loop's thread, also where nothing waits. Most providers never wait.
+        """
+
+    def choose_resources(self, resources: Resources) -> None:
+        """Have the next sandboxes made with so much. Raises ConfigurationError, also where this kind cannot."""
+        raise ConfigurationError(
+            f"The provider {self.name} takes no --cpus, --gpus or --memory from a notebook; what its sandboxes get "
+            "stands in the configuration."
+        )
+
+    async def cluster(self) -> ClusterView:
+        """Return what the machines of the provider have and hold. Raises ConfigurationError where it has none."""
+        raise ConfigurationError(f"The provider {self.name} has no cluster whose nodes could be shown.")
 
     def prepare(self) -> None:
         """Begin with a sandbox ahead of the first `create`, which takes it over. Optional.

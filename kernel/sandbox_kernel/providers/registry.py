@@ -24,6 +24,7 @@ BUILT_IN = {
     "local": "sandbox_kernel.providers.local.provider:LocalProvider",
     "novita": "sandbox_kernel.providers.e2b.provider:NovitaProvider",
     "ppio": "sandbox_kernel.providers.e2b.provider:PPIOProvider",
+    "ray": "sandbox_kernel.providers.ray.provider:RayProvider",
 }
 PROVIDERS = Registered(GROUP, BUILT_IN, "provider", "SandboxSession.provider", UnknownProviderError)
 

@@ -61,6 +61,8 @@ class Layout:
     user: int | None = None
     """In root mode the user to become, who owns ``work``; else None, and there is a user namespace."""
     read_only: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Device nodes of the host that programs inside can use."""
     kernel_arguments: tuple[str, ...] = ()
     fonts: tuple[str, ...] = ()
     copies: tuple[tuple[int, str], ...] = ()
@@ -219,6 +221,8 @@ def _add_system(options: _Options, layout: Layout) -> None:
     for descriptor, path in layout.copies:
         options.copy(descriptor, path)
     options.add("--proc", "/proc", "--dev", "/dev")
+    for path in layout.devices:
+        options.add("--dev-bind", path, path)
     # The first process inside is the host's bubblewrap, and its `exe` leads to the host's file past all our mounts:
     # whoever owns that file can change it through this.
     options.add("--size", "4096", "--perms", "0555", "--tmpfs", _INIT, "--remount-ro", _INIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -83,6 +84,9 @@ class LocalProvider(Provider):
         "Default: the one that this kernel is installed in.",
     ).tag(config=True)
     read_only = List(Unicode(), help="Further files and folders of this machine that cells can read.").tag(config=True)
+    devices = List(
+        Unicode(), help="Device nodes of this machine that cells can use, such as /dev/nvidia0; no others are there."
+    ).tag(config=True)
     environment = Dict(
         key_trait=Unicode(), value_trait=Unicode(), help="Environment variables of the sandbox, by name."
     ).tag(config=True)
@@ -373,6 +377,9 @@ class LocalProvider(Provider):
         for path in self.read_only:
             if not os.path.isabs(path) or not os.path.exists(path):
                 raise ConfigurationError(f"{path!r} in LocalProvider.read_only must be an absolute path that exists.")
+        for path in self.devices:
+            if not path.startswith("/dev/") or os.path.normpath(path) != path or not _is_device(path):
+                raise ConfigurationError(f"{path!r} in LocalProvider.devices must be a device node in /dev.")
         if root.is_root():
             root.require_readable((*environment.mounts, *self.read_only, _PACKAGE))
 
@@ -397,6 +404,7 @@ class LocalProvider(Provider):
             home_size=self.home_size,
             user=user,
             read_only=tuple(self.read_only),
+            devices=tuple(self.devices),
             fonts=tuple(font_lists()),
         )
 
@@ -412,3 +420,11 @@ class LocalProvider(Provider):
         """Return the name of the variable with the user's shell, if that can be run inside: IPython's `!` uses it."""
         shell = self.host_environment.get("SHELL", "")
         return ["SHELL"] if shell.startswith(("/bin/", "/usr/")) and os.access(shell, os.X_OK) else []
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)

@@ -1,0 +1,96 @@
+"""Ray's errors become ours, in this one table; only the companion process has Ray."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray import exceptions
+
+from sandbox_kernel.errors import (
+    ConfigurationError,
+    SandboxConnectionError,
+    SandboxCreationError,
+    SandboxError,
+    SandboxKernelError,
+    SandboxLostError,
+)
+
+_MISSING = "No module named 'sandbox_kernel"
+_CAUSES = (
+    ("node has died", "the node that it ran on left the Ray cluster"),
+    ("node died", "the node that it ran on left the Ray cluster"),
+    ("memory pressure", "its node had no memory left, and Ray ended its process"),
+    ("OOM", "its node had no memory left, and Ray ended its process"),
+    ("ray.kill", "somebody ended its actor in the Ray cluster"),
+    ("exit_actor", "its actor ended itself"),
+    ("worker process has died", "its process on the node ended"),
+    ("owner has died", "the Ray job that it belonged to ended"),
+)
+"""Parts of what Ray says of an actor that has died, and what that means, as a clause."""
+
+
+@contextmanager
+def ours() -> Iterator[None]:
+    """Raise our errors for Ray's."""
+    try:
+        yield
+    except (SandboxKernelError, OSError):
+        raise
+    except Exception as exc:
+        raise error_of(exc) from exc
+
+
+def error_of(exc: BaseException) -> SandboxKernelError:  # noqa: PLR0911 - it is a table
+    """Return what an error of Ray's means."""
+    text = str(exc)
+    if _MISSING in text:
+        return ConfigurationError(
+            "The nodes of the Ray cluster have no package sandbox-kernel: install it in their image, or set "
+            'c.RayProvider.runtime_env = {"pip": ["sandbox-kernel"]}.'
+        )
+    match exc:
+        case exceptions.RuntimeEnvSetupError():
+            return ConfigurationError(f"Ray could not set RayProvider.runtime_env up on a node: {last_line(text)}")
+        case exceptions.ActorUnavailableError():
+            return SandboxConnectionError("The sandbox's node does not answer now; this is tried again.")
+        case exceptions.ActorDiedError():
+            return SandboxLostError(f"The sandbox ended: {why_died(exc)}.")
+        case exceptions.NodeDiedError():
+            return SandboxLostError("The sandbox ended: the node that it ran on left the Ray cluster.")
+        case exceptions.AuthenticationError():
+            return ConfigurationError(
+                f"The Ray cluster wants another token: see RAY_AUTH_TOKEN in Ray's manual. {last_line(text)}"
+            )
+        case exceptions.GetTimeoutError() | exceptions.RpcError() | ConnectionError():
+            return SandboxConnectionError(f"The Ray cluster does not answer: {last_line(text)}")
+        case exceptions.ObjectStoreFullError() | exceptions.OutOfMemoryError() | exceptions.OutOfDiskError():
+            return SandboxError(f"The Ray cluster has no room for what was said: {last_line(text)}")
+        case ValueError() | TypeError():
+            return ConfigurationError(f"Ray does not take an option of RayProvider: {last_line(text)}")
+    return SandboxCreationError(f"Ray has failed at this: {type(exc).__name__}: {last_line(text)}")
+
+
+def why_died(exc: BaseException) -> str:
+    """Return why an actor has died, as a clause."""
+    text = str(exc)
+    said = next((clause for part, clause in _CAUSES if part in text), "")
+    return said or f"its actor died ({last_line(text)})"
+
+
+def last_line(text: str) -> str:
+    """Return the last line that says something, without colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "no reason is told"
+
+
+def result_of(answer: Any) -> Any:
+    """Return what an actor answered. Raises the error that it told."""
+    from .words import error_of as told
+
+    if "failure" in answer:
+        raise told(answer["failure"])
+    return answer["result"]

@@ -1,0 +1,110 @@
+"""One link of one client to a sandbox's bridge, on the node: calls on one side, a stream socket on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+from .ordered import Incoming, Outgoing
+
+PIECE = 96 * 1024
+"""Bytes in one call at most: Ray sends what is smaller than 100 KiB with the call, and stores the rest."""
+HELD = 4 * 1024 * 1024
+"""Bytes that wait for the client; then the bridge waits."""
+READ = 64 * 1024
+POLL = 5.0
+"""Seconds for which a call waits for bytes."""
+PATIENCE = 20.0
+"""Seconds after which a client that says nothing has gone; it says something every `HEARTBEAT`."""
+HEARTBEAT = 5.0
+
+
+class NodeLink:
+    """Reads and writes the stream while it lives; what waits for the client is kept until the client has it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._incoming = Incoming()
+        self._outgoing = Outgoing(HELD)
+        self._writing = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._heard = time.monotonic()
+        self.reason = ""
+        """Why it has ended, as a clause; "" while it has not."""
+        self._reader = asyncio.ensure_future(self._read())
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was heard of the client for too long."""
+        return time.monotonic() - self._heard > PATIENCE
+
+    def end(self, reason: str) -> None:
+        """End it; the client gets what has come until now."""
+        self.reason = self.reason or reason
+        self._reader.cancel()
+        self._news.set()
+
+    async def close(self) -> None:
+        """End it, and let go of the stream."""
+        self.end("it was closed")
+        with suppress(asyncio.CancelledError):
+            await self._reader
+        async with self._writing:
+            self._sock.close()
+
+    async def push(self, offset: int, data: bytes) -> int:
+        """Take a piece from the client; return how many bytes the bridge has got. Raises ValueError."""
+        self._heard = time.monotonic()
+        self._incoming.hold(offset, data)
+        async with self._writing:
+            with suppress(OSError):
+                while piece := self._incoming.next():
+                    await self._loop.sock_sendall(self._sock, piece)
+                    self._heard = time.monotonic()
+        return self._incoming.position
+
+    async def pull(self, offset: int) -> tuple[bytes, str]:
+        """Return what comes after ``offset`` bytes, and why there will be no more; waits for some. Raises ValueError.
+
+        What was returned before ``offset`` need not be kept any more.
+        """
+        self._take_note(offset)
+        if not self._outgoing.end > offset and not self.reason:
+            self._news.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), POLL)
+        data = self._outgoing.read(PIECE)
+        return data, "" if data else self.reason
+
+    async def stream(self) -> AsyncGenerator[tuple[bytes, str], None]:
+        """Yield what `pull` returns, each time as soon as there is something, until the end."""
+        offset, reason = 0, ""
+        while not reason:
+            data, reason = await self.pull(offset)
+            # An empty piece tells the client that this is still there.
+            yield data, reason
+            offset += len(data)
+
+    def _take_note(self, offset: int) -> None:
+        self._heard = time.monotonic()
+        self._outgoing.acknowledge(offset)
+        if not self._outgoing.full:
+            self._room.set()
+
+    async def _read(self) -> None:
+        # An error is an end, like any other.
+        with suppress(OSError):
+            while data := await self._loop.sock_recv(self._sock, READ):
+                self._outgoing.add(data)
+                self._news.set()
+                while self._outgoing.full:
+                    self._room.clear()
+                    await self._room.wait()
+        self.reason = self.reason or "the bridge has closed it"
+        self._news.set()

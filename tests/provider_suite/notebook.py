@@ -117,10 +117,16 @@ class Notebook:
 
 
 @asynccontextmanager
-async def opened(provider: Provider, folder: Path, log_folder: Path | None = None) -> AsyncIterator[Notebook]:
-    """Give a notebook whose sandbox has started; its log is in its folder, or in another one."""
+async def opened(
+    provider: Provider, folder: Path, log_folder: Path | None = None, *, start: bool = True
+) -> AsyncIterator[Notebook]:
+    """Give a notebook whose sandbox has started, if it is to; its log is in its folder, or in another one.
+
+    The provider keeps its connections for other notebooks.
+    """
     notebook = Notebook(provider, folder, log_folder or folder)
-    await notebook.session.start()
+    if start:
+        await notebook.session.start()
     try:
         yield notebook
     finally:

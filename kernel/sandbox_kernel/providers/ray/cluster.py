@@ -15,8 +15,8 @@ from sandbox_kernel.errors import NotFoundError, SandboxConnectionError, Sandbox
 from . import survey as surveying
 from .failures import ours, result_of
 from .host import SandboxHost
-from .survey import Survey
-from .waiting import RUNNING, waiting_text
+from .survey import RUNNING, Survey
+from .waiting import waiting_text
 from .words import PREFIX, Order, owner_mark, package_version, parse_id
 
 ANSWERS_WITHIN = 5.0

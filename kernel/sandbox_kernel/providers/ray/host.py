@@ -7,6 +7,7 @@ exception in an actor comes to its caller wrapped in Ray's words.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable
@@ -126,6 +127,8 @@ class SandboxHost:
                 f"The Ray cluster's nodes have sandbox-kernel {package_version()} and this kernel process {version}: "
                 "install the same version in the nodes' image, or by RayProvider.runtime_env."
             )
+        # Ray blocks SIGINT in its processes, which those that they start inherit; it is what interrupts a cell.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         sandbox = await self._provider().create(SandboxSpec(self._order["correlation_id"], kept=True))
         assert isinstance(sandbox, LocalSandbox)
         self._sandbox = sandbox

@@ -23,6 +23,7 @@ from sandbox_kernel.providers.base import (
 )
 from sandbox_kernel.providers.local.limits import Size, format_size
 
+from .survey import RUNNING
 from .words import Order, new_id, owner_mark, package_version, parse_id
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ class RayProvider(Provider):
         seen = await companion.call("survey")
         own = owner_mark(self.owner_name)
         nodes = [_node(one, seen, own) for one in seen["nodes"]]
-        placed = {one["node_id"] for one in seen["nodes"]}
-        waiting = [one["name"] for one in seen["actors"] if one["node_id"] not in placed]
+        waiting = [one["name"] for one in seen["actors"] if one["state"] != RUNNING]
         ours = tuple(one for one in waiting if _owner_of(one) == own)
         return ClusterView(self.address, tuple(nodes), ours, len(waiting) - len(ours))
 
@@ -261,7 +261,9 @@ def _owner_of(name: str) -> str:
 
 
 def _node(one: dict[str, Any], seen: dict[str, Any], own: str) -> ClusterNode:
-    here = [actor["name"] for actor in seen["actors"] if actor["node_id"] == one["node_id"]]
+    there = [actor for actor in seen["actors"] if actor["node_id"] == one["node_id"]]
+    # One that waits may be noted at the node that looks for room for it.
+    here = [actor["name"] for actor in there if actor["state"] == RUNNING]
     ours = tuple(name for name in here if _owner_of(name) == own)
     return ClusterNode(
         name=one["name"],

@@ -6,7 +6,8 @@ from typing import Any, TypedDict
 
 _NO_RESOURCES = ("node:", "object_store_memory", "accelerator_type:")
 """How names of resources begin that nobody asks for."""
-GONE = "DEAD"
+RUNNING, GONE = "ALIVE", "DEAD"
+"""States of actors, in Ray's words; those before and between are of one that waits."""
 
 
 class Node(TypedDict):

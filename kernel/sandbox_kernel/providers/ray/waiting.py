@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from sandbox_kernel.durations import age
 from sandbox_kernel.providers.local.limits import format_size
 
-from .survey import Node, Survey
+from .survey import RUNNING, Node, Survey
 from .words import parse_id
 
 _NAMES = {"CPU": "CPUs", "GPU": "GPUs"}
-RUNNING = "ALIVE"
 
 
 def waiting_text(seen: Survey, sandbox_id: str, wanted: Mapping[str, float], seconds: float) -> str:

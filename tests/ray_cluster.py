@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -54,20 +53,6 @@ class Node:
         self.process.wait()
         psutil.wait_procs([one for one in family if isinstance(one, psutil.Process)], timeout=10)
 
-    def end(self) -> None:
-        """End it as its command does."""
-        left = _children(self.process.pid)
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
-        for one in left:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
 
 class RayCluster:
     """A head node and another one. `ray://` is served by the head's client server."""
@@ -90,6 +75,7 @@ class RayCluster:
             cpus=cpus,
             environment=self._environment,
         )
+        self._nodes = [self.head]
         self._wait(self.head, "Ray runtime started")
         self.second = self.add_node()
 
@@ -114,6 +100,7 @@ class RayCluster:
             cpus=self.cpus,
             environment=self._environment,
         )
+        self._nodes.insert(0, node)
         self._wait(node, "Ray runtime started")
         return node
 
@@ -135,8 +122,9 @@ class RayCluster:
 
     def end(self) -> None:
         """End it all."""
-        for node in (self.second, self.head):
-            node.end()
+        # At once: to leave in order takes Ray seconds, and nothing of it is kept.
+        for node in self._nodes:
+            node.kill()
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 

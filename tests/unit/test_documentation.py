@@ -26,6 +26,7 @@ from sandbox_kernel.providers.e2b.provider import E2BProvider
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from sandbox_kernel.providers.gateway.provider import GatewayProvider
 from sandbox_kernel.providers.local.provider import LocalProvider
+from sandbox_kernel.providers.ray.provider import RayProvider
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.tools.settings import Tools
 from sandbox_kernel.tools.workshop import WorkshopSettings
@@ -50,6 +51,7 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHA
         Agents,
         ExecutorProvider,
         GatewayProvider,
+        RayProvider,
         Executor,
         EventLog,
         Generation,

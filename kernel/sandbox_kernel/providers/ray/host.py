@@ -88,16 +88,14 @@ class SandboxHost:
         """Return bytes of the bridge that come after ``offset`` others, and why there will be no more."""
         return await _answer(self._pull(link, offset))
 
-    async def stream(self, link: str) -> AsyncGenerator[tuple[bytes, str], None]:
-        """Yield what `pull` would return, one after the other."""
+    async def stream(self, link: str) -> AsyncGenerator[bytes, None]:
+        """Yield the bridge's bytes until the link ends; who wants to know why asks `explain`."""
         found = self._links.get(link)
-        if found is None:
-            yield b"", "there is no such link"
-            return
-        async for data, reason in found.stream():
-            if data:
+        if found is not None:
+            async for data in found.stream():
                 self._touch()
-            yield data, await self._end_of(found) if reason else ""
+                yield data
+            await self._end_of(found)
 
     async def shut(self, link: str) -> dict[str, Any]:
         """Forget a link; the sandbox goes on."""

@@ -14,7 +14,10 @@ PIECE = 96 * 1024
 """Bytes in one call at most: Ray sends what is smaller than 100 KiB with the call, and stores the rest."""
 HELD = 4 * 1024 * 1024
 """Bytes that wait for the client; then the bridge waits."""
-READ = 64 * 1024
+STREAMED, POLLED = 512 * 1024, 1024 * 1024
+"""Bytes in one answer at most, of a stream and of a call: of calls there is one at a time. A flood gains by what Ray
+stores and has to fetch; what is small comes at once."""
+READ = 256 * 1024
 POLL = 5.0
 """Seconds for which a call waits for bytes."""
 PATIENCE = 20.0
@@ -69,7 +72,7 @@ class NodeLink:
                     self._heard = time.monotonic()
         return self._incoming.position
 
-    async def pull(self, offset: int) -> tuple[bytes, str]:
+    async def pull(self, offset: int, most: int = POLLED) -> tuple[bytes, str]:
         """Return what comes after ``offset`` bytes, and why there will be no more; waits for some. Raises ValueError.
 
         What was returned before ``offset`` need not be kept any more.
@@ -79,16 +82,17 @@ class NodeLink:
             self._news.clear()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), POLL)
-        data = self._outgoing.read(PIECE)
+        data = self._outgoing.read(most)
         return data, "" if data else self.reason
 
-    async def stream(self) -> AsyncGenerator[tuple[bytes, str], None]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield what `pull` returns, each time as soon as there is something, until the end."""
         offset, reason = 0, ""
         while not reason:
-            data, reason = await self.pull(offset)
-            # An empty piece tells the client that this is still there.
-            yield data, reason
+            data, reason = await self.pull(offset, STREAMED)
+            if data:
+                # Bytes and nothing else: Ray passes them on without pickling.
+                yield data
             offset += len(data)
 
     def _take_note(self, offset: int) -> None:

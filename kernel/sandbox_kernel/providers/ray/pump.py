@@ -90,11 +90,7 @@ class Pump:
         with ours():
             stream = self._handle.stream.options(num_returns="streaming").remote(self._name)
             async for reference in stream:
-                data, reason = await reference
-                if data:
-                    await loop.sock_sendall(self._sock, data)
-                if reason:
-                    return
+                await loop.sock_sendall(self._sock, await reference)
 
     async def _poll(self) -> None:
         """Ask for bytes again and again: a Ray client has no streams."""

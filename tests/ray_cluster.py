@@ -76,8 +76,12 @@ class RayCluster:
             environment=self._environment,
         )
         self._nodes = [self.head]
-        self._wait(self.head, "Ray runtime started")
-        self.second = self.add_node()
+        try:
+            self._wait(self.head, "Ray runtime started")
+            self.second = self.add_node()
+        except BaseException:
+            self.end()
+            raise
 
     @property
     def address(self) -> str:
@@ -153,4 +157,7 @@ def _environment() -> dict[str, str]:
         **{f"RAY_{name}": value for name, value in quick.items()},
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_memory_monitor_refresh_ms": "0",
+        # Processes that are started ahead take the time of those that are wanted.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_enable_worker_prestart": "0",
     }

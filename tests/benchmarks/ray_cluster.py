@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-ray-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with clustered(folder / "cluster", cpus=64) as cluster:
+        with clustered(folder / "cluster", cpus=40) as cluster:
             if "near" in chosen:
                 good &= compare(folder / "near", cluster, cluster.address, "ray", bound=True)
             if "client" in chosen:
@@ -96,6 +96,7 @@ async def many(folder: Path, cluster: RayCluster, count: int, lasting: float) ->
         began = time.monotonic()
         notebooks = await asyncio.gather(*(start(number) for number in range(count)))
         started = time.monotonic() - began
+        print(f"{count} sandboxes started in {started:.0f} s", flush=True)
         view = await provider.cluster()
         began = time.monotonic()
         results = await asyncio.gather(*(_cells(one, number, lasting) for number, one in enumerate(notebooks)))
@@ -105,7 +106,7 @@ async def many(folder: Path, cluster: RayCluster, count: int, lasting: float) ->
     wrong = sum(errors for _, errors in results)
     held = ", ".join(f"{node.name} {len(node.sandboxes)}" for node in view.nodes)
     print(
-        f"{count} sandboxes ({held}) started in {started:.0f} s; {len(times)} cells in {lasted:.0f} s, {wrong} wrong; "
+        f"{held}; {len(times)} cells in {lasted:.0f} s, {wrong} wrong; "
         f"p50 {statistics.median(times):.0f} ms, p99 {statistics.quantiles(times, n=100)[-1]:.0f} ms",
         flush=True,
     )

@@ -138,6 +138,23 @@ def test_more_than_there_is_is_waited_for_until_somebody_interrupts(cluster: Ray
         assert front_end.run("1").result == "1"
 
 
+def test_a_kernel_process_that_is_killed_while_it_waits_leaves_nothing_behind(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    with opened(tmp_path / "a", cluster) as (_, front_end):
+        with running(tmp_path / "b", *cluster.arguments(cpus=64)) as kernel:
+            waiting = kernel.front_end()
+            cell = waiting.cell("1")
+            waiting.until(lambda: bool(waits(cell)), PATIENCE)
+            assert "waiting for room: ray-" in shown(front_end, "%sandbox cluster")
+            kernel.process.kill()
+            kernel.process.wait()
+        deadline = time.monotonic() + PATIENCE
+        while "waiting for room" in shown(front_end, "%sandbox cluster"):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 def test_what_the_configuration_forbids_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
     with opened(tmp_path, cluster, most_cpus=4) as (_, front_end):
         refused = front_end.run("%sandbox start --cpus 5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("ray", reason="ray is not installed: there is no wheel for t
 
 from traitlets.config import Config
 
-from sandbox_kernel.errors import ConfigurationError, NotFoundError, SandboxConnectionError
+from sandbox_kernel.errors import ConfigurationError, NotFoundError, SandboxConnectionError, SandboxLostError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import Provider, Resources
 from sandbox_kernel.providers.ray.provider import RayProvider
@@ -121,6 +122,15 @@ class TestRayProvider(ProviderSuite):
             assert [node.others for node in (await other.cluster()).nodes if node.others] == [1]
         finally:
             await other.disconnect()
+
+    async def test_one_that_nobody_uses_ends(self, cluster: RayCluster, tmp_path: Path) -> None:
+        provider = RayProvider(config=configured(cluster.options(unused_timeout=1.0)))
+        async with opened(provider, tmp_path) as notebook:
+            sandbox_id = await notebook.session.detach()
+            while sandbox_id in {one.sandbox_id for one in await provider.list()}:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.2)
+            with pytest.raises(SandboxLostError, match="nobody had used it for 1 s"):
+                await provider.connect(sandbox_id)
 
     # ---- room
 

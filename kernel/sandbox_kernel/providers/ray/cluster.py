@@ -95,16 +95,20 @@ class Cluster:
         """Tell of all of this owner's."""
         seen = await self.survey()
         own = [one for one in seen["actors"] if (parse_id(one["name"]) or ("", 0))[0] == self._owner]
-        return list(await asyncio.gather(*(self._listed(one["name"], one["state"]) for one in own)))
+        told = await asyncio.gather(*(self._listed(one["name"], one["state"]) for one in own))
+        return [one for one in told if one is not None]
 
-    async def _listed(self, name: str, state: str) -> dict[str, Any]:
+    async def _listed(self, name: str, state: str) -> dict[str, Any] | None:
         found = parse_id(name)
         told: dict[str, Any] = {"sandbox_id": name, "state": "waiting", "created": found[1] if found else 0.0}
         if state == RUNNING:
             try:
                 return {**told, **await self.info(name)}
-            except SandboxKernelError as exc:
-                return {**told, "state": f"silent ({exc})"}
+            except (SandboxLostError, NotFoundError):
+                # Its actor only tells why it has ended.
+                return None
+            except SandboxKernelError:
+                return {**told, "state": "does not answer"}
         return told
 
     async def survey(self) -> Survey:

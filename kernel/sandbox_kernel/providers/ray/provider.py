@@ -202,6 +202,8 @@ class RayProvider(Provider):
 
         found = self._companion
         if found is None or not found.alive or found.loop is not asyncio.get_running_loop():
+            if found is not None:
+                found.kill()
             settings = {"address": self.address, "namespace": self.namespace, "owner": self.owner_name}
             found = self._companion = Companion(settings)
         await found.connected(self.connect_timeout)

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from .agents import BlockingAgentClient as BlockingAgentClient
     from .library import BlockingSandbox as BlockingSandbox
     from .library import Sandbox as Sandbox
+    from .library import blocking_map as blocking_map
+    from .library import map as map  # noqa: A004 - the name that its users look for
 
 __version__ = "0.1.0"
 
 _AGENTS = ("AgentClient", "BlockingAgentClient")
-_LIBRARY = ("BlockingSandbox", "Sandbox")
+_LIBRARY = ("BlockingSandbox", "Sandbox", "blocking_map", "map")
 
 
 def __getattr__(name: str) -> object:

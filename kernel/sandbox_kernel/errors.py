@@ -35,6 +35,7 @@
     │   └── ToolExecutionError        a tool ran and failed, or what it returned cannot travel
     ├── GenerationError               no answer of a model, or none that can be used
     │   └── ModelError                one model failed; has .reason, .model
+    ├── FanOutError                   a map over many inputs cannot go on
     ├── TransferError                 a variable cannot travel into a sandbox or out of it
     └── CellError                     an exception in a cell, raised where the caller asked for that
 
@@ -225,6 +226,10 @@ class ModelError(GenerationError):
         super().__init__(message)
         self.reason = reason
         self.model = model
+
+
+class FanOutError(SandboxKernelError):
+    """A map over many inputs cannot go on; the message says why, and how much was done."""
 
 
 class TransferError(SandboxKernelError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from .errors import InvocationError
@@ -46,6 +46,13 @@ class Passage(ABC):
         """
 
     @abstractmethod
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield what the cell writes as it comes, until all who can write have ended, or `finish` was called.
+
+        Raises SandboxLostError where the pipe's content is lost with the sandbox.
+        """
+
+    @abstractmethod
     def finish(self) -> None:
         """Take note that the cell has ended: what it has not written will not come."""
 
@@ -56,24 +63,24 @@ class LinkPassage(Passage):
     def __init__(self, operation: Operation, operations: Operations, path: str) -> None:
         self.path = path
         self._operation, self._operations = operation, operations
+        self._sent = self._taken = 0
 
     async def send(self, buffers: Iterable[Buffer]) -> None:
-        sent = taken = 0
         for buffer in buffers:
             whole = memoryview(buffer).cast("B")
             for start in range(0, len(whole), CHUNK):
-                while sent - taken >= CREDIT:
-                    taken = await self._taken()
+                while self._sent - self._taken >= CREDIT:
+                    await self._hear()
                 await self._operations.room()
                 piece = whole[start : start + CHUNK]
                 self._operation.send("file-data", piece)
-                sent += len(piece)
-        while taken < sent:
-            taken = await self._taken()
+                self._sent += len(piece)
+        while self._taken < self._sent:
+            await self._hear()
 
-    async def _taken(self) -> int:
+    async def _hear(self) -> None:
         event, _ = await self._operation.next()
-        return int(event.get("taken", 0))
+        self._taken = int(event.get("taken", 0))
 
     async def receive(self, whole: memoryview) -> None:
         position = allowed = 0
@@ -89,6 +96,19 @@ class LinkPassage(Passage):
             if position - allowed >= CREDIT // 4:
                 self._operation.send("file-credit", size=position - allowed)
                 allowed = position
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        total = allowed = 0
+        while True:
+            event, data = await self._operation.next()
+            if data:
+                total += len(data)
+                yield bytes(data)
+            if event.get("end"):
+                return
+            if total - allowed >= CREDIT // 4:
+                self._operation.send("file-credit", size=total - allowed)
+                allowed = total
 
     def finish(self) -> None:
         if not self._operation.over:
@@ -138,6 +158,20 @@ class PipePassage(Passage):
             await asyncio.sleep(0)
         if position != len(whole):
             raise _wrong_size(self._operations)
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        while True:
+            try:
+                data = os.read(self._descriptor, PIPED)
+            except BlockingIOError:
+                if self._finished:
+                    return
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
+                continue
+            if not data:
+                return
+            yield data
+            await asyncio.sleep(0)
 
     async def _ready(self, add: Callable[..., None], remove: Callable[[int], object]) -> None:
         self._waiting = self._loop.create_future()

@@ -19,6 +19,8 @@ from .inside import SMALL_VALUE
 from .outputs import Json
 from .sandbox import Sandbox
 
+FILES = (Path(__file__).with_name("values.py"), Path(__file__).with_name("inside.py"))
+"""The sandbox's half of `push` and `pull`."""
 _RUN = "__import__('builtins').exec({loader!r}, {{}})"
 _LOADER = """\
 shell = __import__("IPython").get_ipython()
@@ -41,11 +43,11 @@ async def push(sandbox: Sandbox, name: str, value: Any) -> None:
     size = sum(memoryview(one).nbytes for one in buffers)
     received = _Received(name, 0)
     if size <= SMALL_VALUE:
-        await _run(sandbox, _call("put", name, header, on_value=received.take, buffers=buffers), name)
+        await _run(sandbox, call_inside("put", name, header, on_value=received.take, buffers=buffers), name)
     else:
         await sandbox.ensure_started()
         async with sandbox.session.passages.into() as passage:
-            cell = _call("put_from", name, header, passage.path, size, on_value=received.take)
+            cell = call_inside("put_from", name, header, passage.path, size, on_value=received.take)
             # A cell that ended has read what it wanted.
             await _together(name, _run(sandbox, cell, name), passage.send(buffers), data_to_the_end=False)
     received.raise_error()
@@ -57,7 +59,7 @@ async def pull(sandbox: Sandbox, name: str, max_bytes: int) -> Any:
     received = _Received(name, max_bytes)
     await sandbox.ensure_started()
     async with sandbox.session.passages.out() as passage:
-        cell = _call("get", name, passage.path, max_bytes, on_value=received.take)
+        cell = call_inside("get", name, passage.path, max_bytes, on_value=received.take)
         received.on_error = lambda: sandbox.client.abandon(cell)
 
         async def run() -> None:
@@ -116,19 +118,22 @@ async def _together(
 
 
 @cache
-def _sources() -> tuple[bytes, ...]:
-    folder = Path(__file__).parent
-    return tuple((folder / name).read_bytes() for name in ("values.py", "inside.py"))
+def _sources(files: tuple[Path, ...]) -> tuple[bytes, ...]:
+    return tuple(file.read_bytes() for file in files)
 
 
-def _call(
-    function: str, *arguments: object, on_value: Callable[[Json, list[Buffer]], None], buffers: Sequence[Buffer] = ()
+def call_inside(
+    function: str,
+    *arguments: object,
+    on_value: Callable[[Json, list[Buffer]], None],
+    buffers: Sequence[Buffer] = (),
+    files: tuple[Path, ...] = FILES,
 ) -> Cell:
-    """Return a cell that calls a function of inside.py, and leaves no name behind in the sandbox.
+    """Return a cell that calls a function of these files, and leaves no name behind in the sandbox.
 
     What it needs goes with it each time, and is compiled by the first one that a Python in the sandbox gets.
     """
-    sources = _sources()
+    sources = _sources(files)
     key = f"_sandbox_values_{hashlib.sha256(b''.join(sources)).hexdigest()[:16]}"
     loader = _LOADER.format(key=key, sources=len(sources), name=function, arguments=arguments)
     return Cell(_RUN.format(loader=loader), hidden=True, on_value=on_value, buffers=[*sources, *buffers])

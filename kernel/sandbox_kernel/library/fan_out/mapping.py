@@ -1,0 +1,330 @@
+"""`map`: a pool of sandboxes that run one function over many inputs, and what becomes of the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Sequence, Sized
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Union
+
+from sandbox_kernel.errors import (
+    CommandError,
+    ConfigurationError,
+    FanOutError,
+    LinkProtocolError,
+    SandboxKernelError,
+    StateError,
+)
+from sandbox_kernel.library.contents import Call
+from sandbox_kernel.library.loop_thread import LoopThread, Turn
+from sandbox_kernel.library.sandbox import Sandbox
+
+from .outcomes import MAY_HAVE_RUN, Failure, Outcome, Results
+from .shipping import of_function, of_source
+from .work import Item, Work
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+SANDBOXES = 8
+RETRIES = 3
+MAX_RESULT = 64 * 1024 * 1024
+PROGRESS_INTERVAL = 0.1
+"""Seconds between two calls of `on_progress`."""
+STEP = 500
+"""Outcomes that are handed over before other tasks have their turn."""
+
+Inputs = Union[Iterable[Any], AsyncIterable[Any]]
+
+
+def map(  # noqa: A001 - the name that its users look for
+    function: Callable[[Any], Any],
+    inputs: Inputs,
+    *,
+    sandboxes: int | Sequence[Sandbox] = SANDBOXES,
+    idempotent: bool = False,
+    stop_on_failure: bool = False,
+    retries: int = RETRIES,
+    max_result: int = MAX_RESULT,
+    on_progress: Callable[[FanOut], None] | None = None,
+    **options: Any,
+) -> FanOut:
+    """Call a function with each input, in several sandboxes at once.
+
+    ``await map(…)`` gives `Results`, in the order of the inputs; ``async for outcome in map(…)`` gives an `Outcome` as
+    soon as it is there, and takes no more inputs than that keeps up with.
+
+    ``sandboxes`` is how many are made for this, with ``options`` as for `Sandbox`; or those that do it. Lost ones are
+    replaced; one of them is given up when it was lost more than ``retries`` times without beginning anything. What an
+    input was doing in a lost sandbox is not done again, but for ``idempotent`` functions, and then ``retries`` times.
+    ``stop_on_failure`` raises the first failure's error, and ends the rest. ``max_result`` in bytes, of one result.
+
+    Raises TransferError where the function cannot travel, FanOutError where the work cannot go on, CommandError.
+    """
+    return FanOut(
+        of_function(function),
+        inputs,
+        sandboxes,
+        options,
+        idempotent=idempotent,
+        stop_on_failure=stop_on_failure,
+        retries=retries,
+        max_result=max_result,
+        on_progress=on_progress,
+    )
+
+
+def map_source(name: str, source: str, inputs: Inputs, **arguments: Any) -> FanOut:
+    """Do what `map` does with the function NAME that this source defines."""
+    settings: dict[str, Any] = {"sandboxes": SANDBOXES, "retries": RETRIES, "max_result": MAX_RESULT, **arguments}
+    own = ("sandboxes", "idempotent", "stop_on_failure", "retries", "max_result", "on_progress")
+    options = {key: settings.pop(key) for key in list(settings) if key not in own}
+    return FanOut(of_source(name, source), inputs, settings.pop("sandboxes"), options, **settings)
+
+
+def blocking_map(function: Callable[[Any], Any], inputs: Iterable[Any], **arguments: Any) -> Results:
+    """Do what ``await map(…)`` does, also where a loop runs already; inputs are taken in the thread that waits.
+
+    Ctrl-C ends the work and its sandboxes, and raises KeyboardInterrupt with what was done.
+    """
+    thread = LoopThread()
+    turn = Turn(thread)
+    made: list[FanOut] = []
+
+    async def collect() -> Results:
+        made.append(map(function, inputs, **arguments))
+        made[0].call = turn.call
+        return await made[0]
+
+    try:
+        return turn.wait(collect())
+    except KeyboardInterrupt as exc:
+        raise KeyboardInterrupt(f"interrupted: {made[0].summary}" if made else "interrupted") from exc
+    finally:
+        thread.close()
+
+
+class FanOut:
+    """One map: await it for its results, or iterate over it for its outcomes. Nothing happens before that."""
+
+    def __init__(
+        self,
+        function: tuple[dict[str, Any], Sequence[Any]],
+        inputs: Inputs,
+        sandboxes: int | Sequence[Sandbox],
+        options: dict[str, Any],
+        *,
+        idempotent: bool = False,
+        stop_on_failure: bool = False,
+        retries: int = RETRIES,
+        max_result: int = MAX_RESULT,
+        on_progress: Callable[[FanOut], None] | None = None,
+    ) -> None:
+        """Take what `map` describes; ``function`` as shipping.py makes it. Raises CommandError, ConfigurationError."""
+        self._function, self._inputs = function, inputs
+        self._pool = _pool(sandboxes, options, inputs)
+        self._own = isinstance(sandboxes, int)
+        self._idempotent, self._stop, self._retries = idempotent, stop_on_failure, retries
+        self._max_result = max_result
+        self._on_progress = on_progress
+        self._told = 0.0
+        self._work: Work | None = None
+        self._outcomes: AsyncGenerator[Outcome, None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._fatal: Exception | None = None
+        self._left = len(self._pool)
+        self.call: Call = asyncio.to_thread
+        """What takes the next inputs, which may take time."""
+        self.replaced = 0
+        """Sandboxes that were lost, and renewed."""
+
+    def __await__(self) -> Generator[Any, None, Results]:
+        return self._collect().__await__()
+
+    def __aiter__(self) -> AsyncGenerator[Outcome, None]:
+        if self._outcomes is not None:
+            raise StateError("A map can be iterated over once.")
+        self._outcomes = self._run()
+        return self._outcomes
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._outcomes is not None:
+            await self._outcomes.aclose()
+
+    # ---- how far it is
+
+    @property
+    def total(self) -> int | None:
+        """How many inputs there are; None where nobody knows."""
+        return len(self._inputs) if isinstance(self._inputs, Sized) else None
+
+    @property
+    def done(self) -> int:
+        """Inputs that have a result or a failure."""
+        return self._work.done if self._work else 0
+
+    @property
+    def failed(self) -> int:
+        """Of these, those that have a failure."""
+        return self._work.failed if self._work else 0
+
+    @property
+    def under_way(self) -> int:
+        """Inputs that a sandbox has, and that have no outcome."""
+        return self._work.under_way if self._work else 0
+
+    @property
+    def summary(self) -> str:
+        """What was done, as a phrase."""
+        total = "" if self.total is None else f" of {self.total:,}"
+        failed = f", {self.failed:,} of them with a failure" if self.failed else ""
+        replaced = (
+            f"; {self.replaced} sandbox{'es were' if self.replaced > 1 else ' was'} lost" if self.replaced else ""
+        )
+        return f"{self.done:,}{total} inputs were done{failed}{replaced}"
+
+    # ---- doing it
+
+    async def _collect(self) -> Results:
+        found: dict[int, Any] = {}
+        async with aclosing(self.__aiter__()) as outcomes:
+            async for one in outcomes:
+                found[one.index] = one.value if one.failure is None else one.failure
+        return Results(found[index] for index in range(len(found)))
+
+    async def _run(self) -> AsyncGenerator[Outcome, None]:
+        work = self._work = Work(self._inputs, len(self._pool), self.call)
+        doing = [self._serve(sandbox, work) for sandbox in self._pool]
+        self._tasks = [asyncio.ensure_future(self._watched(one, work)) for one in (work.pull(), *doing)]
+        try:
+            while not work.over or work.outcomes:
+                work.heard.clear()
+                for _ in range(min(STEP, len(work.outcomes))):
+                    outcome = work.next_outcome()
+                    self._tell_progress(last=work.over and not work.outcomes)
+                    if outcome.failure is not None and self._stop:
+                        raise outcome.failure.error()
+                    yield outcome
+                if not work.outcomes and not work.over:
+                    if self._fatal is not None:
+                        raise self._fatal
+                    await work.heard.wait()
+        finally:
+            await _to_the_end(self._close())
+
+    async def _watched(self, task: Coroutine[Any, Any, None], work: Work) -> None:
+        """Do it; what it fails of ends all, also an error of the inputs' own."""
+        try:
+            await task
+        except Exception as exc:  # noqa: BLE001 - it is raised where somebody waits
+            self._fatal = self._fatal or exc
+            work.heard.set()
+
+    def _tell_progress(self, *, last: bool) -> None:
+        now = time.monotonic()
+        if self._on_progress is not None and (last or now - self._told >= PROGRESS_INTERVAL):
+            self._told = now
+            self._on_progress(self)
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._own:
+            await asyncio.gather(*(sandbox.close() for sandbox in self._pool), return_exceptions=True)
+
+    # ---- one sandbox
+
+    async def _serve(self, sandbox: Sandbox, work: Work) -> None:
+        """Keep one sandbox at work, renewed when it is lost, until all is done or it was lost too often."""
+        losses = 0
+        while not work.over:
+            worker = Worker(sandbox, self._function, work, self._max_result)
+            try:
+                try:
+                    await worker.run()
+                finally:
+                    if not self._own:
+                        await worker.end()
+            except (FanOutError, ConfigurationError, StateError):
+                raise
+            except SandboxKernelError as exc:
+                losses = 0 if worker.was_useful else losses + 1
+                self._settle(worker, exc)
+                if losses > self._retries:
+                    self._left -= 1
+                    if not self._left:
+                        raise FanOutError(f"No sandbox is left for the work ({self.summary}): {exc}") from exc
+                    return
+                await self._renew(sandbox, exc)
+            else:
+                return
+
+    async def _renew(self, sandbox: Sandbox, error: SandboxKernelError) -> None:
+        """Let the next use of a sandbox find a fresh one, or a fresh Python."""
+        self.replaced += 1
+        sandbox.session.log.write("worker_lost", level="warning", error=str(error)[:500])
+        if isinstance(error, LinkProtocolError) and self._own:
+            # Whatever made it say that may still be there.
+            await sandbox.stop()
+
+    def _settle(self, worker: Worker, error: SandboxKernelError) -> None:
+        """Decide about the inputs that a lost sandbox had: none that may have run is run again unasked."""
+        assert self._work is not None
+        waiting = []
+        for place, item in enumerate(worker.held):
+            may_have_run = (place == 0 and worker.begun) or not worker.told_all
+            item.runs += may_have_run
+            if may_have_run and not (self._idempotent and item.runs <= self._retries):
+                self._work.finish(Outcome(item.index, failure=_may_have_run(item, error, again=self._idempotent)))
+            else:
+                waiting.append(item)
+        for item in reversed(waiting):
+            self._work.give_back(item)
+
+
+def _may_have_run(item: Item, error: SandboxKernelError, *, again: bool) -> Failure:
+    hint = (
+        f"it was tried {item.runs} times"
+        if again
+        else "it may have run and was not run again; idempotent=True allows that"
+    )
+    return Failure(item.index, MAY_HAVE_RUN, type(error).__name__, f"its sandbox was lost; {hint}. {error}")
+
+
+def _pool(sandboxes: int | Sequence[Sandbox], options: dict[str, Any], inputs: Inputs) -> list[Sandbox]:
+    if isinstance(sandboxes, int):
+        if not 1 <= sandboxes <= 10_000:
+            raise CommandError(f"map works in 1 sandbox at least, and sandboxes is {sandboxes}.")
+        # No more than there are inputs.
+        count = min(sandboxes, max(1, len(inputs))) if isinstance(inputs, Sized) else sandboxes
+        return [Sandbox(**options) for _ in range(count)]
+    pool = list(sandboxes)
+    if options:
+        raise CommandError(f"{', '.join(options)}: options are for sandboxes that map makes; these are made already.")
+    if not pool or not all(isinstance(one, Sandbox) for one in pool) or len({id(one) for one in pool}) < len(pool):
+        raise CommandError("sandboxes is a number, or a list of Sandbox objects, each once.")
+    return pool
+
+
+async def _to_the_end(work: Any) -> None:
+    """Do this also when whoever waits for it is cancelled meanwhile: nothing may be left behind."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()

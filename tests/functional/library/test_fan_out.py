@@ -21,6 +21,7 @@ import sandbox_kernel
 from sandbox_kernel import Sandbox, blocking_map
 from sandbox_kernel.errors import CellError, CommandError, ConfigurationError, FanOutError, TransferError
 from sandbox_kernel.library import Failure, Results
+from tests.waiting import until
 
 if sys.platform != "linux":
     pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
@@ -314,8 +315,7 @@ async def test_when_no_sandbox_can_be_had_it_says_so(tmp_path: Path) -> None:
 async def test_cancelled_map_leaves_no_sandbox_and_says_what_was_done() -> None:
     mapping = sandbox_kernel.map(slow, range(100), sandboxes=2)
     task = asyncio.ensure_future(mapping._collect())
-    while mapping.under_way < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: mapping.under_way == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -326,8 +326,7 @@ async def test_cancelled_map_leaves_given_sandboxes_usable(pair: list[Sandbox]) 
     await pair[0].run("kept = 1")
     mapping = sandbox_kernel.map(slow, range(100), sandboxes=pair)
     task = asyncio.ensure_future(mapping._collect())
-    while mapping.under_way < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: mapping.under_way == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -335,7 +334,7 @@ async def test_cancelled_map_leaves_given_sandboxes_usable(pair: list[Sandbox]) 
 
 
 SCRIPT = """
-import os, signal, threading, time
+import os, signal
 from sandbox_kernel import blocking_map
 
 def work(number):
@@ -343,13 +342,12 @@ def work(number):
     time.sleep(600 if number == 5 else 0)
     return number
 
-def interrupt():
-    time.sleep(3)
-    os.kill(os.getpid(), signal.SIGINT)
+def look(mapping):
+    if mapping.done == 5:
+        os.kill(os.getpid(), signal.SIGINT)
 
-threading.Thread(target=interrupt, daemon=True).start()
 try:
-    blocking_map(work, range(6), sandboxes=2)
+    blocking_map(work, range(6), sandboxes=2, on_progress=look)
 except KeyboardInterrupt as exc:
     print(exc)
 """

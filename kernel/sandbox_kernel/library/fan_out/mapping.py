@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Sequence, Sized
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Union
 
 from sandbox_kernel.errors import (
@@ -35,6 +35,8 @@ RETRIES = 3
 MAX_RESULT = 64 * 1024 * 1024
 PROGRESS_INTERVAL = 0.1
 """Seconds between two calls of `on_progress`."""
+END_TIMEOUT = 5.0
+"""Seconds in which sandboxes that are kept must have left the work when all is done."""
 STEP = 500
 """Outcomes that are handed over before other tasks have their turn."""
 
@@ -131,7 +133,7 @@ class FanOut:
         self._idempotent, self._stop, self._retries = idempotent, stop_on_failure, retries
         self._max_result = max_result
         self._on_progress = on_progress
-        self._told = 0.0
+        self._told, self._told_done = 0.0, 0
         self._work: Work | None = None
         self._outcomes: AsyncGenerator[Outcome, None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -210,14 +212,17 @@ class FanOut:
                 work.heard.clear()
                 for _ in range(min(STEP, len(work.outcomes))):
                     outcome = work.next_outcome()
-                    self._tell_progress(last=work.over and not work.outcomes)
+                    self._tell_progress()
                     if outcome.failure is not None and self._stop:
                         raise outcome.failure.error()
                     yield outcome
                 if not work.outcomes and not work.over:
                     if self._fatal is not None:
                         raise self._fatal
-                    await work.heard.wait()
+                    await self._news(work)
+            if not self._own:
+                # They are told that there is no more, and are free when they have heard it.
+                await asyncio.wait(self._tasks, timeout=END_TIMEOUT)
         finally:
             await _to_the_end(self._close())
 
@@ -229,18 +234,28 @@ class FanOut:
             self._fatal = self._fatal or exc
             work.heard.set()
 
-    def _tell_progress(self, *, last: bool) -> None:
+    async def _news(self, work: Work) -> None:
+        """Wait for outcomes; what was not told of those before is told in time."""
+        if self._on_progress is not None and self._told_done != work.done:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(work.heard.wait(), PROGRESS_INTERVAL)
+            self._tell_progress()
+        else:
+            await work.heard.wait()
+
+    def _tell_progress(self) -> None:
         now = time.monotonic()
-        if self._on_progress is not None and (last or now - self._told >= PROGRESS_INTERVAL):
-            self._told = now
+        if self._on_progress is not None and (now - self._told >= PROGRESS_INTERVAL or self.done == self.total):
+            self._told, self._told_done = now, self.done
             self._on_progress(self)
 
     async def _close(self) -> None:
+        if self._own:
+            # Before its start is cancelled, if it is starting: so it is known to have ended.
+            await asyncio.gather(*(sandbox.close() for sandbox in self._pool), return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._own:
-            await asyncio.gather(*(sandbox.close() for sandbox in self._pool), return_exceptions=True)
 
     # ---- one sandbox
 

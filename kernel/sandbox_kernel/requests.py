@@ -216,11 +216,18 @@ def cell_command(code: str) -> CellCommand | None:
         return None
     lines = code.split("\n")
     magic, _, text = lines[end].strip().replace("\t", " ").partition(" ")
-    if magic == CELL_COMMAND and text.strip().startswith("--language"):
-        text = f"run {text.strip()}"
+    text = named(text)
     if magic != CELL_COMMAND or not names_command(text):
         return None
     return CellCommand(text.strip(), "\n".join(lines[end + 1 :]))
+
+
+def named(text: str) -> str:
+    """Return what follows `%%sandbox` with the command's name, also where an option stands for it."""
+    text = text.strip()
+    if text.startswith("--language"):
+        return f"run {text}"
+    return re.sub(r"^--replicas(=|\s+)", "replicas ", text)
 
 
 def names_command(text: str) -> bool:

@@ -62,6 +62,10 @@ class SessionSettings(Configurable):
         "Default: ask.",
     )
 
+    max_fan_out = Integer(
+        16, config=True, help="Sandboxes that one cell may make at once, by %%sandbox --replicas or %%sandbox map."
+    )
+
     notebook = Unicode(help="The notebook's file, where a front end has told it.")
 
     @default("notebook")

@@ -17,6 +17,8 @@ from . import (  # noqa: F401
     kept,
     languages,
     lifecycle,
+    mapping,
+    replicas,
     shell,
     snapshots,
     status,

@@ -15,7 +15,7 @@ from sandbox_kernel.errors import CellError, CommandError, SandboxKernelError
 from sandbox_kernel.library import BlockingSandbox, InputRequest
 from sandbox_kernel.library.loop_thread import Turn
 from sandbox_kernel.library.outputs import Error, cell_error
-from sandbox_kernel.requests import names_command
+from sandbox_kernel.requests import named, names_command
 
 from .commands import run_line
 from .completion import Completer
@@ -90,6 +90,7 @@ class SandboxMagics:
         """
         with _Told():
             session, command = session_of(line)
+            command = named(command)
             if names_command(command):
                 return self._run_command(session, command, cell.removesuffix("\n"))
             if set(split(line)) & {"-h", "--help"}:
@@ -121,7 +122,7 @@ class SandboxMagics:
         turn = sandbox.turn()
         known = client.loss
         context = NotebookContext(self._notebook, sandbox.sandbox, turn, session)
-        turn.wait(run_line(line, context, body))
+        turn.wait_for_end(run_line(line, context, body))
         if known is None:
             # Who stops or restarts a sandbox need not be told that its variables are gone.
             client.loss = None

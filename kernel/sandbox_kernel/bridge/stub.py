@@ -55,6 +55,8 @@ COMMANDS = {
 CELL_COMMANDS = {
     "agent": ("--session", "--stream", "--batch", "--concurrency", "--timeout"),
     "generate": ("--run", "--model", "--no-context", "--show-context"),
+    "map": ("--sandboxes", "--to", "--idempotent", "--stop-on-failure"),
+    "replicas": (),
     "run": ("--language",),
     "tool": ("--language", "--version", "--update"),
 }

@@ -104,6 +104,22 @@ class Turn:
             raise KeyboardInterrupt
         return value
 
+    def wait_for_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what `wait` does; work that a KeyboardInterrupt cancels does first what it has to do at its end."""
+        tasks: list[asyncio.Task[Any] | None] = []
+
+        async def noted() -> T:
+            tasks.append(asyncio.current_task())
+            return await work
+
+        def cancel() -> bool:
+            for task in tasks:
+                if task is not None:
+                    task.cancel()
+            return bool(tasks)
+
+        return self.wait(noted(), cancel)
+
     def wait_gently(self, work: Coroutine[Any, Any, T], on_interrupt: Callable[[], bool] = lambda: False) -> T:
         """Do what `wait` does, but return what the work that was not cancelled comes to: see `interrupted`."""
         future = self._thread.submit(work)

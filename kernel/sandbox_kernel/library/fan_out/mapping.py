@@ -103,7 +103,7 @@ def blocking_map(function: Callable[[Any], Any], inputs: Iterable[Any], **argume
         return await made[0]
 
     try:
-        return turn.wait(collect())
+        return turn.wait_for_end(collect())
     except KeyboardInterrupt as exc:
         raise KeyboardInterrupt(f"interrupted: {made[0].summary}" if made else "interrupted") from exc
     finally:

@@ -1,0 +1,96 @@
+"""`%%sandbox map NAME over INPUTS`: the function that a cell defines, called with many inputs in many sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Sized
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from sandbox_kernel.commands import CommandContext
+from sandbox_kernel.errors import CellError, CommandError
+
+from .counting import Counting
+from .registry import argument, cell_command
+from .replicas import require_allowed
+from .variables import variables_of
+
+if TYPE_CHECKING:
+    # Loaded with the first cell that needs it.
+    from sandbox_kernel.library import Failure, FanOut
+
+SHOWN = 5
+"""Failures that are shown."""
+
+
+@cell_command(
+    "map",
+    argument("name", metavar="NAME", help="the function of one argument that the cell below defines"),
+    argument("over", choices=("over",), metavar="over", help="this word"),
+    argument("inputs", metavar="INPUTS", help="the variable that holds the inputs"),
+    argument("--sandboxes", type=int, default=8, metavar="N", help="how many sandboxes do it (8)"),
+    argument("--to", default="", metavar="RESULTS", help="the variable for the results (NAME_results)"),
+    argument("--idempotent", action="store_true", help="an input whose sandbox was lost may run again"),
+    argument("--stop-on-failure", action="store_true", help="end with the first failure"),
+)
+async def map_cell(context: CommandContext, arguments: Namespace, body: str) -> None:
+    """Call the function below with each of the inputs, in N sandboxes at once.
+
+    The cell's code runs in each sandbox first, with its imports and whatever else the function needs. The results are
+    in a variable, in the order of the inputs; an input that failed has its failure there. The sandboxes end with the
+    cell. An interrupt ends it; the results so far are kept.
+    """
+    name, to = arguments.name, arguments.to or f"{arguments.name}_results"
+    for one in (name, arguments.inputs, to):
+        if not one.isidentifier():
+            raise CommandError(f"{one!r} is no name: write %%sandbox map FUNCTION over VARIABLE.")
+    require_allowed(context, arguments.sandboxes, "--sandboxes")
+    variables = variables_of(context, "map")
+    inputs = await variables.get(arguments.inputs)
+    from sandbox_kernel.library.fan_out.mapping import map_source
+
+    settings = {
+        "sandboxes": arguments.sandboxes,
+        "idempotent": arguments.idempotent,
+        "stop_on_failure": arguments.stop_on_failure,
+        "config": context.session.config,
+        "directory": context.session.directory,
+    }
+    found: dict[int, Any] = {}
+    counting = Counting(context, name, len(inputs) if isinstance(inputs, Sized) else None)
+    mapping = map_source(name, body, inputs, on_progress=lambda one: _count(counting, one), **settings)
+    try:
+        with counting:
+            await _collect(mapping, found)
+    except (asyncio.CancelledError, CellError):
+        context.write(f"Ended early: {mapping.summary}. The results so far are in {to}, by input.\n", error=True)
+        await variables.put(to, {index: found[index] for index in sorted(found)})
+        raise
+    await variables.put(to, [found[index] for index in range(len(found))])
+    _tell(context, mapping, [one for one in found.values() if _is_failure(one)], to)
+
+
+async def _collect(mapping: FanOut, found: dict[int, Any]) -> None:
+    async with aclosing(aiter(mapping)) as outcomes:
+        async for one in outcomes:
+            found[one.index] = one.value if one.failure is None else one.failure
+
+
+def _count(counting: Counting, mapping: FanOut) -> None:
+    counting.set(mapping.done, f"{mapping.failed:,} failed" if mapping.failed else "")
+
+
+def _is_failure(value: object) -> bool:
+    from sandbox_kernel.library import Failure
+
+    return isinstance(value, Failure)
+
+
+def _tell(context: CommandContext, mapping: FanOut, failures: list[Failure], to: str) -> None:
+    summary = mapping.summary
+    context.write(f"{summary[:1].upper()}{summary[1:]}. The results are in {to}.\n")
+    for failure in failures[:SHOWN]:
+        context.write(failure.traceback or f"{failure}\n", error=True)
+    if len(failures) > SHOWN:
+        context.write(f"… and {len(failures) - SHOWN} more failures, in {to}.\n", error=True)

@@ -1,0 +1,187 @@
+"""`%%sandbox --replicas` and `%%sandbox map` in both kinds of notebooks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from jupyter_client.manager import KernelManager
+
+from .client import FrontEnd, KernelProcess, kernel_environment
+
+if sys.platform != "linux":
+    pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FrontEnd, KernelManager]]:
+    """An ordinary kernel with the extension."""
+    folder = tmp_path_factory.mktemp("plain")
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(folder), env=kernel_environment(folder))
+    front_end = FrontEnd(manager.get_connection_info())
+    front_end.ready()
+    assert front_end.run("%load_ext sandbox_magics").status == "ok"
+    yield front_end, manager
+    manager.shutdown_kernel()
+    front_end.close()
+
+
+def texts(ran: Any) -> str:
+    """Return everything that a cell showed as text, in order, without the bars that count."""
+    shown = []
+    for message in ran.messages:
+        content = message["content"]
+        if message["msg_type"] == "stream":
+            shown.append(content["text"])
+        elif message["msg_type"] == "display_data" and not content["transient"].get("display_id"):
+            shown.append(content["data"]["text/plain"] + "\n")
+    return "".join(shown)
+
+
+def bar(ran: Any) -> str:
+    """Return the last picture of the bar, as text."""
+    return str(ran.contents("update_display_data")[-1]["data"]["text/plain"])
+
+
+def bubblewraps(pid: int) -> int:
+    """Return how many sandboxes a kernel has."""
+    return sum("bwrap:" in " ".join(one.cmdline()[:1]) for one in psutil.Process(pid).children(recursive=True))
+
+
+DIFFERENT = """%%sandbox --replicas 4
+print("same" if replica != 2 else "different", replicas)
+replica % 2"""
+
+
+WAITING = """%%sandbox --replicas 3
+import time
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+def test_replicas_show_equal_outputs_once(notebook: FrontEnd) -> None:
+    ran = notebook.run("%%sandbox --replicas 4\nprint('same')\n'value'")
+    assert texts(ran) == "replicas 1–4:\nsame\n'value'\n"  # noqa: RUF001 - that dash is meant
+    assert bar(ran).endswith("4 of 4 done")
+    ran = notebook.run(DIFFERENT)
+    assert texts(ran) == "replicas 1, 3:\nsame 4\n1\n\nreplica 2:\ndifferent 4\n0\n\nreplica 4:\nsame 4\n0\n"
+
+
+def test_replicas_show_the_error_of_each(notebook: FrontEnd) -> None:
+    ran = notebook.run("%%sandbox --replicas 3\nif replica > 1:\n    raise ValueError(f'number {replica}')")
+    assert ran.status == "error"
+    (error,) = ran.contents("error")
+    assert (error["ename"], error["evalue"]) == ("ReplicasFailedError", "The cell failed in 2 of 3 replicas.")
+    assert "number 2" in texts(ran)
+    assert "number 3" in texts(ran)
+    assert texts(ran).startswith("replica 1:\n\nreplica 2:\n")
+
+
+def test_replicas_are_the_configurations_to_limit(notebook: FrontEnd) -> None:
+    for count in (0, 17):
+        ran = notebook.run(f"%%sandbox --replicas {count}\n1")
+        assert "SandboxSession.max_fan_out" in ran.contents("error")[0]["evalue"]
+
+
+def test_output_of_replicas_is_guarded(notebook: FrontEnd) -> None:
+    code = "from IPython.display import HTML, display\ndisplay(HTML('<b onclick=\"alert(1)\">bold</b>'))"
+    ran = notebook.run(f"%%sandbox --replicas 2\n{code}")
+    (shown,) = [one for one in ran.contents("display_data") if not one["transient"].get("display_id")]
+    assert '<iframe sandbox="allow-scripts"' in shown["data"]["text/html"]
+
+
+def test_interrupt_reaches_all_replicas_and_leaves_none(notebook: FrontEnd, kernel: KernelProcess) -> None:
+    before = bubblewraps(kernel.pid)
+    code = (
+        "%%sandbox --replicas 3\nimport time\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('ended')"
+    )
+    cell = notebook.cell(code)
+    deadline = time.monotonic() + 60
+    while bubblewraps(kernel.pid) < before + 3 and time.monotonic() < deadline:
+        notebook._take(0.1)
+    for _ in range(20):
+        notebook._take(0.1)
+    notebook.interrupt()
+    while not cell.done and time.monotonic() < deadline:
+        notebook._take(0.5)
+    assert cell.contents("error")[0]["ename"] == "KeyboardInterrupt"
+    assert texts(cell) == "replicas 1–3:\nended\n"  # noqa: RUF001 - that dash is meant
+    while bubblewraps(kernel.pid) > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert bubblewraps(kernel.pid) == before
+
+
+def test_replicas_in_an_ordinary_notebook(plain: tuple[FrontEnd, KernelManager]) -> None:
+    ran = plain[0].run("%%sandbox --replicas 2\nprint(replica // 3)")
+    assert texts(ran) == "replicas 1, 2:\n0\n"
+
+
+MAP = """%%sandbox map area over sizes --sandboxes 2
+import math
+
+def area(size):
+    if size == 3:
+        raise ValueError("three")
+    return round(math.pi * size ** 2, 2)
+"""
+
+
+def test_map_cell_stores_results_and_tells_of_failures(plain: tuple[FrontEnd, KernelManager]) -> None:
+    front_end = plain[0]
+    assert front_end.run("sizes = range(100)").status == "ok"
+    ran = front_end.run(MAP)
+    assert ran.status == "ok"
+    assert "100 of 100 inputs were done, 1 of them with a failure. The results are in area_results." in texts(ran)
+    assert 'raise ValueError("three")' in texts(ran)
+    assert bar(ran).endswith("100 of 100 done, 1 failed")
+    assert (
+        front_end.run("area_results[2], area_results[3].name, len(area_results)").result == "(12.57, 'ValueError', 100)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("area of sizes", "write %%sandbox|invalid choice"),
+        ("area over nothing", "no variable nothing"),
+        ("area over [1]", "no name"),
+        ("area over sizes --sandboxes 99", "max_fan_out"),
+        ("other over sizes", "defines no function other"),
+    ],
+)
+def test_map_cell_that_is_wrong_is_told(plain: tuple[FrontEnd, KernelManager], line: str, reason: str) -> None:
+    plain[0].run("sizes = range(3)")
+    ran = plain[0].run(f"%%sandbox map {line}\ndef area(size):\n    return size")
+    assert any(part in ran.contents("error")[0]["evalue"] for part in reason.split("|"))
+
+
+UNENDING = """%%sandbox map work over numbers --sandboxes 2
+import time
+
+def work(number):
+    time.sleep(600 if number == 4 else 0)
+    return number
+"""
+
+
+def test_interrupted_map_cell_keeps_what_was_done(plain: tuple[FrontEnd, KernelManager]) -> None:
+    front_end, manager = plain
+    front_end.run("numbers = range(5)")
+    cell = front_end.cell(UNENDING)
+    deadline = time.monotonic() + 60
+    while not (cell.contents("update_display_data") and "4 of 5" in bar(cell)) and time.monotonic() < deadline:
+        front_end._take(0.1)
+    manager.interrupt_kernel()
+    while not cell.done and time.monotonic() < deadline:
+        front_end._take(0.5)
+    assert cell.contents("error")[0]["ename"] == "KeyboardInterrupt"
+    assert "4 of 5 inputs were done" in texts(cell)
+    assert front_end.run("work_results").result == "{0: 0, 1: 1, 2: 2, 3: 3}"

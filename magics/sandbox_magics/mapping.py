@@ -12,9 +12,10 @@ from sandbox_kernel.commands import CommandContext
 from sandbox_kernel.errors import CellError, CommandError
 
 from .counting import Counting
+from .inside_variables import SandboxVariables
+from .notebook import NotebookContext
 from .registry import argument, cell_command
 from .replicas import require_allowed
-from .variables import variables_of
 
 if TYPE_CHECKING:
     # Loaded with the first cell that needs it.
@@ -46,7 +47,7 @@ async def map_cell(context: CommandContext, arguments: Namespace, body: str) -> 
         if not one.isidentifier():
             raise CommandError(f"{one!r} is no name: write %%sandbox map FUNCTION over VARIABLE.")
     require_allowed(context, arguments.sandboxes, "--sandboxes")
-    variables = variables_of(context, "map")
+    variables = NotebookVariables(context) if isinstance(context, NotebookContext) else SandboxVariables(context)
     inputs = await variables.get(arguments.inputs)
     from sandbox_kernel.library.fan_out.mapping import map_source
 
@@ -75,6 +76,23 @@ async def _collect(mapping: FanOut, found: dict[int, Any]) -> None:
     async with aclosing(aiter(mapping)) as outcomes:
         async for one in outcomes:
             found[one.index] = one.value if one.failure is None else one.failure
+
+
+class NotebookVariables:
+    """The variables of a notebook of an ordinary kernel, for commands that work with them."""
+
+    def __init__(self, notebook: NotebookContext) -> None:
+        self._notebook = notebook
+
+    async def get(self, name: str) -> Any:
+        """Return a variable's value. Raises CommandError where there is none."""
+        if name not in self._notebook.namespace:
+            raise CommandError(f"There is no variable {name} in this notebook.")
+        return self._notebook.namespace[name]
+
+    async def put(self, name: str, value: Any) -> None:
+        """Give a variable a value."""
+        self._notebook.namespace[name] = value
 
 
 def _count(counting: Counting, mapping: FanOut) -> None:

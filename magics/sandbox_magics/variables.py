@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
 
 from sandbox_kernel.commands import CommandContext
 from sandbox_kernel.errors import CommandError
@@ -35,28 +34,6 @@ async def pull(context: CommandContext, arguments: Namespace) -> None:
     notebook = _notebook(context, "pull")
     # All or none: what arrived is not mixed with what was there before.
     notebook.namespace.update({name: await notebook.sandbox.pull(name) for name in arguments.names})
-
-
-class NotebookVariables:
-    """The variables of a notebook of an ordinary kernel, for commands that work with them."""
-
-    def __init__(self, notebook: NotebookContext) -> None:
-        self._notebook = notebook
-
-    async def get(self, name: str) -> Any:
-        """Return a variable's value. Raises CommandError where there is none."""
-        if name not in self._notebook.namespace:
-            raise CommandError(f"There is no variable {name} in this notebook.")
-        return self._notebook.namespace[name]
-
-    async def put(self, name: str, value: Any) -> None:
-        """Give a variable a value."""
-        self._notebook.namespace[name] = value
-
-
-def variables_of(context: CommandContext, name: str) -> NotebookVariables:
-    """Return the notebook's variables for the command NAME. Raises CommandError where there are none to be had."""
-    return NotebookVariables(_notebook(context, name))
 
 
 def _notebook(context: CommandContext, name: str) -> NotebookContext:

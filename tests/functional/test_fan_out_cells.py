@@ -185,3 +185,30 @@ def test_interrupted_map_cell_keeps_what_was_done(plain: tuple[FrontEnd, KernelM
     assert cell.contents("error")[0]["ename"] == "KeyboardInterrupt"
     assert "4 of 5 inputs were done" in texts(cell)
     assert front_end.run("work_results").result == "{0: 0, 1: 1, 2: 2, 3: 3}"
+
+
+def test_map_cell_works_with_the_variables_of_the_notebooks_sandbox(notebook: FrontEnd) -> None:
+    assert notebook.run("sizes = range(100)").status == "ok"
+    ran = notebook.run(MAP)
+    assert ran.status == "ok"
+    assert "100 of 100 inputs were done, 1 of them with a failure. The results are in area_results." in texts(ran)
+    ran = notebook.run("area_results[2], area_results[3]['name'], len(area_results), __import__('os').listdir('.')")
+    assert ran.result.startswith("(12.57, 'ValueError', 100, ")
+    assert ".sandbox-kernel-" not in ran.result
+    notebook.run("import numpy\narrays = [numpy.arange(3), numpy.arange(4)]")
+    assert notebook.run("%%sandbox map f over arrays --to sums\ndef f(a):\n    return a * 2").status == "ok"
+    assert notebook.run("sums").result == "[array([0, 2, 4]), array([0, 2, 4, 6])]"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("f over nowhere", "no variable nowhere"),
+        ("f over generator", "make a list of it"),
+        ("f over things", "item 0 of things does not travel"),
+    ],
+)
+def test_inputs_that_cannot_be_had_from_the_sandbox_are_told(notebook: FrontEnd, line: str, reason: str) -> None:
+    notebook.run("generator = (n for n in range(3)); things = [object()]")
+    ran = notebook.run(f"%%sandbox map {line}\ndef f(a):\n    return a")
+    assert reason in ran.contents("error")[0]["evalue"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from sandbox_kernel.bridge import known_types as known
 from sandbox_kernel.bridge import snapshots
+from sandbox_kernel.bridge import variables as items
 from sandbox_kernel.bridge.imports import is_there, missing_modules
 
 MAX_VARIABLES = 100
@@ -36,7 +37,8 @@ SKIPPED = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 def describe(shell: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request: {"code": …} asks for the faults of code, {"values": …} for all that code could use.
 
-    {"snapshot": PATH} and {"restore": PATH} are for what is saved and brought back (snapshots.py); no cell runs then.
+    {"snapshot": PATH} and {"restore": PATH} are for what is saved and brought back (snapshots.py), {"give": NAME, "at":
+    PATH} and {"take": NAME, "at": PATH} for variables that are worked with outside (variables.py); no cell runs then.
 
     With values, the columns and entries whose names the regular expression "secret" finds are told without theirs.
     """
@@ -44,6 +46,10 @@ def describe(shell: Any, request: dict[str, Any]) -> dict[str, Any]:
         return snapshots.save(shell, str(request["snapshot"]), files=bool(request.get("files")))
     if "restore" in request:
         return snapshots.restore(shell, str(request["restore"]))
+    if "give" in request:
+        return items.give(shell, str(request["give"]), str(request["at"]))
+    if "take" in request:
+        return items.take(shell, str(request["take"]), str(request["at"]), keys=bool(request.get("keys")))
     if "code" in request:
         return examine(shell, str(request["code"]))
     shown = known.Shown(bool(request.get("values")), str(request.get("secret", "")))

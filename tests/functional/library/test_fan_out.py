@@ -166,7 +166,8 @@ async def test_outcomes_come_as_they_are_ready(pair: list[Sandbox]) -> None:
 # ---- what cannot be
 
 
-def test_closure_is_refused_with_what_to_do() -> None:
+def test_closure_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
     factor = 3
 
     def times(number: int) -> int:
@@ -179,9 +180,31 @@ def test_closure_is_refused_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("function", "reason"), [(lambda n: n, "lambda"), (len, "builtin_function"), (3, "map takes a function")]
 )
-def test_what_is_no_function_with_a_source_is_refused(function: Any, reason: str) -> None:
+def test_what_is_no_function_with_a_source_is_refused(
+    function: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises(TransferError, match=reason):
         sandbox_kernel.map(function, [1])
+
+
+async def test_with_cloudpickle_closures_and_objects_go_in(pair: list[Sandbox]) -> None:
+    pytest.importorskip("cloudpickle")
+
+    class Point:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    factor = 3
+    points = [Point(1), Point(2)]
+    assert await sandbox_kernel.map(lambda point: factor * point.x, points, sandboxes=pair) == [3, 6]
+
+
+async def test_input_that_cannot_travel_is_a_failure(pair: list[Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    results = await sandbox_kernel.map(square, [2, object(), 3], sandboxes=pair)
+    assert [results[0], results[2]] == [4, 9]
+    assert (results[1].kind, results[1].name) == ("not sent", "TransferError")
 
 
 async def test_arguments_that_cannot_be_are_refused() -> None:

@@ -35,6 +35,11 @@ class SandboxVariables:
 
         if self._session.state is not State.ACTIVE:
             raise CommandError(f"There is no variable {name}: no sandbox is running; run a cell that makes it.")
+        if self._session.mode != "bridge":
+            raise CommandError(
+                f"The inputs cannot be had: the notebook's sandbox is in {self._session.mode} mode, which has no way "
+                "for variables; use an ordinary kernel with %load_ext sandbox_magics."
+            )
         path = await self._written(_program())
         try:
             said = await self._session.describe(give=name, at=path, patience=PATIENCE)

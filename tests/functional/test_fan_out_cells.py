@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 
-from .client import FrontEnd, KernelProcess, kernel_environment
+from tests.gateways import TOKEN, serving
+
+from .client import FrontEnd, KernelProcess, kernel_environment, running
 
 if sys.platform != "linux":
     pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
@@ -122,6 +126,17 @@ def test_interrupt_reaches_all_replicas_and_leaves_none(notebook: FrontEnd, kern
 def test_replicas_in_an_ordinary_notebook(plain: tuple[FrontEnd, KernelManager]) -> None:
     ran = plain[0].run("%%sandbox --replicas 2\nprint(replica // 3)")
     assert texts(ran) == "replicas 1, 2:\n0\n"
+
+
+@pytest.mark.skipif("SANDBOX_FAN_OUT_WHOLE" not in os.environ, reason="takes long: SANDBOX_FAN_OUT_WHOLE=1")
+def test_replicas_at_a_gateway_in_relay_mode(tmp_path: Path) -> None:
+    environment = {"SANDBOX_KERNEL_GATEWAY_TOKEN": TOKEN}
+    with (
+        serving(tmp_path / "gateway") as server,
+        running(tmp_path / "kernel", *server.arguments(), environment=environment) as process,
+    ):
+        ran = process.front_end().run("%%sandbox --replicas 2\nprint(replicas)")
+    assert texts(ran) == "replicas 1, 2:\n2\n"
 
 
 MAP = """%%sandbox map area over sizes --sandboxes 2

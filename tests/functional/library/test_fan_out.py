@@ -1,38 +1,26 @@
-"""`map`: many inputs in several sandboxes, some of which are lost, some of which lie."""
+"""`map`: a function with many inputs in several sandboxes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import sandbox_kernel
-from sandbox_kernel import Sandbox, blocking_map
+from sandbox_kernel import Sandbox
 from sandbox_kernel.errors import CellError, CommandError, ConfigurationError, FanOutError, TransferError
-from sandbox_kernel.library import Failure, Results
-from tests.waiting import until
+from sandbox_kernel.library import Failure
+
+from .pools import square, told
 
 if sys.platform != "linux":
     pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
 
-MANY = int(os.environ.get("SANDBOX_FAN_OUT_INPUTS", "1000"))
-"""Inputs of the test that kills sandboxes; 10000 on demand."""
+pytestmark = pytest.mark.usefixtures("nothing_left")
 OFFSET = 3
-
-
-def square(number: int) -> int:
-    return number * number
 
 
 def moved(number: int) -> float:
@@ -49,57 +37,8 @@ def picky(number: int) -> int:
     return number
 
 
-def deadly(number: int) -> int:
-    if number % 40 == 7:
-        os._exit(3)
-    return number
-
-
-def slow(number: int) -> int:
-    time.sleep(600)
-    return number
-
-
-def busy(number: int) -> int:
-    time.sleep(0.002)
-    return -number
-
-
 def odd_results(kind: str) -> Any:
     return {"object": object(), "lock": sys.stdout, "large": b"x" * 2_000_000}.get(kind, kind)
-
-
-def told(data: Any) -> Any:
-    return data
-
-
-def bubblewraps() -> set[int]:
-    """Return the sandboxes of this process."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "bwrap:" in " ".join(child.cmdline()[:1]):
-                found.add(child.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
-    """No map leaves a sandbox behind, whatever it ended by."""
-    before = bubblewraps()
-    yield
-    deadline = time.monotonic() + 10
-    while bubblewraps() - before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert bubblewraps() == before
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[list[Sandbox]]:
-    async with Sandbox.create() as first, Sandbox.create() as second:
-        yield [first, second]
 
 
 # ---- what becomes of inputs
@@ -268,203 +207,3 @@ async def test_inputs_may_come_one_by_one_from_a_coroutine() -> None:
             yield number
 
     assert await sandbox_kernel.map(square, numbers(), sandboxes=2) == [number**2 for number in range(10)]
-
-
-# ---- losses
-
-
-async def test_input_that_ends_its_python_is_a_failure_and_the_others_run_once() -> None:
-    mapping = sandbox_kernel.map(deadly, range(100), sandboxes=2)
-    results = await mapping
-    assert [(one.index, one.kind) for one in results.failures] == [
-        (7, "may have run"),
-        (47, "may have run"),
-        (87, "may have run"),
-    ]
-    assert "idempotent=True" in results[7].message
-    assert [one for one in results if not isinstance(one, Failure)] == [n for n in range(100) if n % 40 != 7]
-    assert mapping.replaced == 3
-
-
-async def test_idempotent_input_is_tried_again_and_not_for_ever() -> None:
-    results = await sandbox_kernel.map(deadly, range(20), sandboxes=2, idempotent=True, retries=2)
-    (failure,) = results.failures
-    assert (failure.index, failure.kind) == (7, "may have run")
-    assert "tried 3 times" in failure.message
-
-
-async def test_killed_sandboxes_lose_no_input_and_run_none_twice(tmp_path: Path) -> None:
-    """Of killed sandboxes, every input has one result or a stated failure; those that failed are few."""
-    chance = random.Random(10)
-    kills = 0
-
-    async def kill() -> None:
-        nonlocal kills
-        while True:
-            await asyncio.sleep(chance.uniform(0.05, 0.3))
-            victims = sorted(bubblewraps())
-            if victims:
-                os.kill(chance.choice(victims), signal.SIGKILL)
-                kills += 1
-
-    mapping = sandbox_kernel.map(busy, range(MANY), sandboxes=8)
-    killer = asyncio.create_task(kill())
-    seen: dict[int, Any] = {}
-    try:
-        async with aclosing(aiter(mapping)) as outcomes:
-            async for one in outcomes:
-                assert one.index not in seen
-                seen[one.index] = one.value if one.ok else one.failure
-    finally:
-        killer.cancel()
-    results = Results(seen[index] for index in range(MANY))
-    assert len(seen) == MANY
-    assert mapping.replaced > 0
-    assert all(one == -index for index, one in enumerate(results) if not isinstance(one, Failure))
-    assert {one.kind for one in results.failures} <= {"may have run"}
-    # At most the one input that it was at, of each.
-    assert len(results.failures) <= kills
-
-
-async def test_when_no_sandbox_can_be_had_it_says_so(tmp_path: Path) -> None:
-    mapping = sandbox_kernel.map(square, range(10), sandboxes=2, retries=1, python=str(tmp_path / "no-python"))
-    with pytest.raises((FanOutError, ConfigurationError)):
-        await mapping
-
-
-# ---- interrupts
-
-
-async def test_cancelled_map_leaves_no_sandbox_and_says_what_was_done() -> None:
-    mapping = sandbox_kernel.map(slow, range(100), sandboxes=2)
-    task = asyncio.ensure_future(mapping._collect())
-    await until(lambda: mapping.under_way == 2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert mapping.summary == "0 of 100 inputs were done"
-
-
-async def test_cancelled_map_leaves_given_sandboxes_usable(pair: list[Sandbox]) -> None:
-    await pair[0].run("kept = 1")
-    mapping = sandbox_kernel.map(slow, range(100), sandboxes=pair)
-    task = asyncio.ensure_future(mapping._collect())
-    await until(lambda: mapping.under_way == 2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert (await pair[0].run("kept")).text == "1"
-
-
-SCRIPT = """
-import os, signal
-from sandbox_kernel import blocking_map
-
-def work(number):
-    import time
-    time.sleep(600 if number == 5 else 0)
-    return number
-
-def look(mapping):
-    if mapping.done == 5:
-        os.kill(os.getpid(), signal.SIGINT)
-
-try:
-    blocking_map(work, range(6), sandboxes=2, on_progress=look)
-except KeyboardInterrupt as exc:
-    print(exc)
-"""
-
-
-def test_ctrl_c_ends_a_blocking_map_and_says_what_was_done(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.stdout, done.stderr) == ("interrupted: 5 of 6 inputs were done\n", "")
-
-
-def test_blocking_map_does_the_same() -> None:
-    assert blocking_map(square, (number for number in range(20)), sandboxes=2) == [n * n for n in range(20)]
-
-
-# ---- lies
-
-
-def writer_of(number: int) -> Any:
-    frame: Any = sys._getframe()
-    while "writer" not in frame.f_locals:
-        frame = frame.f_back
-    return frame.f_locals["writer"]
-
-
-def forge(kind: str) -> str:
-    import pickle
-    import struct
-
-    def frame(text: bytes, data: bytes = b"", said: int = -1) -> bytes:
-        return struct.pack("!IQ", len(text), len(data) if said < 0 else said) + text + data
-
-    writer = writer_of(0)
-    index = sys._getframe(1).f_locals["said"]["index"]
-    end = b'{"end": %d, "header": {"kind": "json"}}' % index
-    bad = pickle.dumps(print)
-    forged = {
-        "huge": frame(end, said=1 << 60),
-        "huge object": struct.pack("!IQ", 1 << 31, 0),
-        "negative": struct.pack("!IQ", 0, 0),
-        "other index": frame(b'{"end": 999999, "header": {"kind": "json"}}', b"1"),
-        "index of no kind": frame(b'{"end": [1], "header": {"kind": "json"}}', b"1"),
-        "begun twice": frame(b'{"begin": %d}' % index),
-        "no object": frame(b"[1, 2]"),
-        "no json": frame(b"\xff\xfe"),
-        "deep": frame(b'{"end":' + b"[" * 100_000),
-        "no result": frame(b'{"end": %d}' % index),
-        "pickle": frame(b'{"end": %d, "header": {"kind": "pickle"}}' % index, bad),
-        "pickled array": frame(b'{"end": %d, "header": {"kind": "npy"}}' % index, bad),
-        "false error": frame(b'{"end": %d, "error": 3}' % index),
-        "failed": frame(b'{"failed": "late"}'),
-    }.get(kind, b"")
-    if forged:
-        writer._write(memoryview(forged))
-    return kind
-
-
-LIES = [
-    ("huge", "a result of 1152921504606846976 bytes"),
-    ("huge object", "an object of 2147483648 bytes"),
-    ("negative", "an object of 0 bytes"),
-    ("other index", "999999"),
-    ("index of no kind", "where that cannot be"),
-    ("begun twice", "where that cannot be"),
-    ("no object", "what is no object"),
-    ("no json", "what is no object"),
-    ("deep", "what is no object"),
-    ("no result", "an end without a result"),
-    ("false error", "an end without a result"),
-    ("failed", "where that cannot be"),
-    ("pickle", "kind 'pickle' are not known"),
-    ("pickled array", "does not travel"),
-]
-
-
-async def test_forged_results_are_failures_and_nothing_is_unpickled() -> None:
-    """One sandbox, so that each lie is the first input of a fresh one; honest inputs go on beside them."""
-    inputs = [kind for kind, _ in LIES]
-    results: list[Any] = []
-    for kind in inputs:
-        results += await sandbox_kernel.map(forge, [kind], sandboxes=1)
-    for (kind, reason), result in zip(LIES, results, strict=True):
-        assert isinstance(result, Failure), kind
-        assert reason in result.message, kind
-    assert {one.kind for one in results} == {"may have run", "not returned"}
-
-
-async def test_liar_among_honest_inputs_costs_no_more_than_what_it_had() -> None:
-    inputs = ["honest"] * 30
-    inputs[10] = "huge"
-    results = await sandbox_kernel.map(forge, inputs, sandboxes=2)
-    assert len(results) == 30
-    assert "honest" in results
-    assert {one if isinstance(one, str) else one.kind for one in results} == {"honest", "may have run"}

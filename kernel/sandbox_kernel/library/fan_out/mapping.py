@@ -12,6 +12,7 @@ from sandbox_kernel.errors import (
     CommandError,
     ConfigurationError,
     FanOutError,
+    InvocationError,
     LinkProtocolError,
     SandboxKernelError,
     StateError,
@@ -273,6 +274,9 @@ class FanOut:
             except (FanOutError, ConfigurationError, StateError):
                 raise
             except SandboxKernelError as exc:
+                if isinstance(exc, InvocationError) and not worker.started:
+                    # Nothing was lost: the sandbox has no pipes, or not that kind of code.
+                    raise FanOutError(f"The sandbox cannot take part in a map: {exc}") from exc
                 losses = 0 if worker.was_useful else losses + 1
                 self._settle(worker, exc)
                 if losses > self._retries:

@@ -51,6 +51,8 @@ class Worker:
         """Inputs that were sent and have no outcome; the sandbox takes them in this order."""
         self.begun = False
         """Whether it has said that it begins with the first of them."""
+        self.started = False
+        """Whether its code was sent."""
         self.was_useful = False
         """Whether it has begun with any input."""
         self.told_all = False
@@ -70,6 +72,7 @@ class Worker:
             arguments = (header, inlet.path, outlet.path, self._max_result)
             cell = call_inside("serve", *arguments, on_value=_ignore, buffers=buffers, files=SOURCES)
             await sandbox.run_cell(cell)
+            self.started = True
             tasks = [asyncio.ensure_future(self._read(outlet)), asyncio.ensure_future(self._feed(inlet))]
             self._work.listeners.append(self._has_room)
             try:

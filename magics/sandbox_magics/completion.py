@@ -14,7 +14,7 @@ from .notebook import DEFAULT_SESSION, Notebook
 from .registry import CellCommand, Command, all_cell_commands, all_commands
 
 CELL = "%%sandbox"
-CELL_OPTIONS = ("--provider", "--session", "-o")
+CELL_OPTIONS = ("--provider", "--replicas", "--session", "-o")
 
 
 def variables(notebook: Notebook, beginning: str) -> Iterable[str]:  # noqa: ARG001 - a completer's parameter

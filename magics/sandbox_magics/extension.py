@@ -86,7 +86,8 @@ class SandboxMagics:
     def cell(self, line: str, cell: str) -> object:
         """Run the cell in a sandbox: %%sandbox [--session NAME] [--provider NAME] [-o NAME].
 
-        Or give it to a command: %%sandbox [--session NAME] COMMAND …; `%sandbox help` lists them.
+        Or in N at once: %%sandbox --replicas N. Or give it to a command: %%sandbox [--session NAME] COMMAND …;
+        `%sandbox help` lists them.
         """
         with _Told():
             session, command = session_of(line)

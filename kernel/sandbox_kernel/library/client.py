@@ -281,11 +281,6 @@ class Client:
             self._waiting.remove(cell)
             cell.finish(InvocationError("The cell was given up before it ran."))
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a cell runs, or waits for its turn."""
-        return self._current is not None or bool(self._waiting)
-
     def interrupt(self) -> bool:
         """Interrupt the cell that runs; return whether there is one."""
         cell = self._current

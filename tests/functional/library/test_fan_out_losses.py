@@ -58,7 +58,7 @@ async def test_input_that_ends_its_python_is_a_failure_and_the_others_run_once()
     ]
     assert "idempotent=True" in results[7].message
     assert [one for one in results if not isinstance(one, Failure)] == [n for n in range(100) if n % 40 != 7]
-    assert mapping.replaced == 3
+    assert mapping.replaced >= 3
 
 
 async def test_idempotent_input_is_tried_again_and_not_for_ever() -> None:

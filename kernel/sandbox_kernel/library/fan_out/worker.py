@@ -47,6 +47,7 @@ class Worker:
         """Seconds from one end to the next."""
         self._ended = 0
         self._has_room = asyncio.Event()
+        self._cell: Cell | None = None
         self.held: deque[Item] = deque()
         """Inputs that were sent and have no outcome; the sandbox takes them in this order."""
         self.begun = False
@@ -70,7 +71,7 @@ class Worker:
         async with passages.into() as inlet, passages.out() as outlet:
             header, buffers = self._function
             arguments = (header, inlet.path, outlet.path, self._max_result)
-            cell = call_inside("serve", *arguments, on_value=_ignore, buffers=buffers, files=SOURCES)
+            cell = self._cell = call_inside("serve", *arguments, on_value=_ignore, buffers=buffers, files=SOURCES)
             await sandbox.run_cell(cell)
             self.started = True
             tasks = [asyncio.ensure_future(self._read(outlet)), asyncio.ensure_future(self._feed(inlet))]
@@ -86,11 +87,8 @@ class Worker:
 
     async def end(self) -> None:
         """Wait until the sandbox is free for other cells: what ran there was interrupted."""
-        await asyncio.wait([asyncio.ensure_future(self._freed())], timeout=2 * KILL_AFTER)
-
-    async def _freed(self) -> None:
-        while self._sandbox.client.is_busy:  # noqa: ASYNC110 - rarely waited for, so nobody tells
-            await asyncio.sleep(0.01)
+        if self._cell is not None:
+            await asyncio.wait([self._cell.ended], timeout=2 * KILL_AFTER)
 
     async def _watch(
         self, cell: Cell, outlet: Passage, reader: asyncio.Future[None], feeder: asyncio.Future[None]

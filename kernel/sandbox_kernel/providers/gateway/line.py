@@ -199,8 +199,8 @@ class Line:
         if lacks:
             raise NoBridgeError(str(lacks))
 
-    async def has_carrier(self) -> bool:
-        """Whether a bridge was started in the kernel, as far as it can be found out soon. Raises SandboxError.
+    async def has_carrier(self) -> bool | None:
+        """Whether a bridge was started in the kernel; None if nothing in it answers. Raises SandboxError.
 
         A carrier answers at once. So does a kernel that is not busy, and one that is busy by its control channel.
         """
@@ -215,7 +215,11 @@ class Line:
             if self._lost.done():
                 raise self._cut_off()
             # A carrier answers, too, when its bridge has ended.
-            return transport.answered in done or (found.replied in done and _tells_true(found.replied.result()))
+            if transport.answered in done:
+                return True
+            if found.replied in done:
+                return _tells_true(found.replied.result())
+            return False if control.replied.done() else None
         finally:
             self._own.done(found, control)
 

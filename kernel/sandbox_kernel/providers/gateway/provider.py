@@ -174,7 +174,7 @@ class GatewayProvider(Provider):
         model = await self.client().kernel(sandbox_id)
         # Which mode it is in was decided when it was made; one that others have made has their variables.
         bridged = self._bridged(model, made=False)
-        if await bridged.find():
+        if self.language == "python" and await bridged.find():
             return bridged
         relayed = self._relayed(model, made=False)
         await relayed.connect()

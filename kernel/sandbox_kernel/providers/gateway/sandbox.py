@@ -238,15 +238,18 @@ class BridgeSandbox(GatewaySandbox):
             raise
 
     async def find(self) -> bool:
-        """Whether there is a bridge in a kernel that was there before. Raises SandboxKernelError."""
+        """Whether there is a bridge in a kernel that was there before. Raises SandboxKernelError.
+
+        One of ours in which nothing answers is taken for having one: passed off as another it would seem to be empty.
+        """
         line = await self._connected()
-        found = False
+        found: bool | None = False
         try:
             found = await line.has_carrier()
         finally:
             if not found:
                 line.close()
-        return found
+        return self._is_ours if found is None else found
 
     async def _connected(self) -> Line:
         line = self._line = Line(self._kernel, self._ids)

@@ -120,7 +120,8 @@ class KernelSocket(asyncio.Protocol):
         self._write(websocket.encode(kind, payload, masked=True))
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._closed:
+        # One that has failed is told so with the next turn of the loop; asyncio complains of writes until then.
+        if self._transport is not None and not self._closed and not self._transport.is_closing():
             self._transport.write(data)
             self._acknowledge_quickly()
 

@@ -70,7 +70,7 @@ class TestGatewayBridge(ProviderSuite):
 
     async def test_nothing_is_left_where_the_bridge_was(self, notebook: Notebook, gateway: GatewayProcess) -> None:
         assert notebook.session.mode == "bridge"
-        ran = await notebook.run("import os, sandbox_kernel\nos.getppid(), os.environ['SANDBOX_PACKAGES']")
+        ran = await notebook.run("import os\nos.getppid(), os.environ['SANDBOX_PACKAGES']")
         bridge, packages = eval(ran.value)  # noqa: S307 - our own cell's
         folder = Path(packages).parent
         assert folder.exists()

@@ -18,9 +18,10 @@ FRAMEWORKS := build/frameworks
 # Kernel Gateway and Enterprise Gateway, each in an environment of its own: the second needs an old Jupyter.
 KERNEL_GATEWAY := build/kernel-gateway
 ENTERPRISE_GATEWAY := build/enterprise-gateway
-GATEWAY_TESTS := tests/unit/test_gateway_parts.py tests/provider_suite/test_gateway.py \
-	tests/functional/test_gateway_kernel.py tests/functional/test_gateway_network.py \
-	tests/conformance/test_through_gateway.py
+GATEWAY_TESTS := tests/unit/test_gateway_parts.py tests/unit/test_pieces.py tests/provider_suite/test_gateway.py \
+	tests/provider_suite/test_gateway_bridge.py tests/functional/test_gateway_kernel.py \
+	tests/functional/test_gateway_network.py tests/functional/test_gateway_bridge.py \
+	tests/functional/test_gateway_hub.py tests/conformance/test_through_gateway.py
 
 .PHONY: help run lab test frameworks gateways chaos lint format proto bench wheel clean
 

@@ -186,6 +186,9 @@ class Connection:
             self._channel.drop()
         except SandboxError as exc:
             return exc
+        except Exception as exc:  # noqa: BLE001 - the edge: unseen it would leave a cell that waits for ever
+            self._report("reconnecting_failed", "error", {"error": repr(exc)[:500]})
+            return SandboxConnectionError(str(exc), sandbox_id=self._sandbox.sandbox_id, retryable=False)
         return self._unanswered()
 
     def _unanswered(self) -> SandboxConnectionError:

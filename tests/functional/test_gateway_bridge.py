@@ -152,6 +152,22 @@ def test_a_kernel_that_was_made_in_relay_mode_stays_in_it(gateway: GatewayProces
     gateway.ask("DELETE", f"/api/kernels/{foreign}")
 
 
+def test_attaching_to_a_kernel_answers_none_of_its_questions(gateway: GatewayProcess, tmp_path: Path) -> None:
+    body = {"env": dict(gateway.kind.environment)} if gateway.kind.environment else {}
+    foreign = gateway.ask("POST", "/api/kernels", body)["id"]
+    with (
+        opened(tmp_path / "one", gateway, start_with_kernel=False) as one,
+        opened(tmp_path / "two", gateway, start_with_kernel=False) as two,
+    ):
+        assert one.run(f"%sandbox attach {foreign}").status == "ok"
+        asking = one.cell("input('name? ')")
+        one.until(lambda: bool(asking.questions))
+        assert two.run(f"%sandbox attach {foreign}").status == "ok"
+        one.answer("Ada")
+        assert one.finish(asking).result == "'Ada'"
+    gateway.ask("DELETE", f"/api/kernels/{foreign}")
+
+
 def test_a_kernel_is_not_culled_while_a_cell_runs_that_says_nothing(tmp_path: Path) -> None:
     cull = [f"--MappingKernelManager.cull_{name}" for name in ("idle_timeout=3", "interval=1", "connected=True")]
     with (

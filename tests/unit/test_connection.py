@@ -141,6 +141,17 @@ async def test_error_that_trying_does_not_help_ends_it() -> None:
         assert case.ended == [("cut", refused)]
 
 
+async def test_error_that_nobody_expects_ends_it_and_is_told() -> None:
+    async with connected() as case:
+        case.sandbox.answers = [RecursionError("too deep")]
+        case.sandbox.cut()
+        await case.until(lambda: case.ended)
+        ((reason, error),) = case.ended
+        assert (reason, str(error)) == ("cut", "too deep")
+        assert isinstance(error, SandboxConnectionError)
+        assert case.reports == ["connection_lost", "reconnecting_failed"]
+
+
 async def test_patience_has_an_end() -> None:
     async with connected(patience=0.05) as case:
         case.sandbox.answers = [AWAY] * 1000

@@ -16,6 +16,7 @@ from sandbox_kernel.providers.gateway import messages
 from sandbox_kernel.providers.gateway.failures import error_of, refusal_of, translated
 from sandbox_kernel.providers.gateway.place import Place, is_kernel_id, is_ours, new_kernel_id
 from sandbox_kernel.providers.gateway.sent import Lane, SentRequests
+from sandbox_kernel.providers.gateway.starting import NoBridgeError, said
 
 TOKEN = "token-of-tests"  # noqa: S105 - of the tests
 HEADER = {"msg_id": "m1", "msg_type": "execute_request", "session": "s", "version": "5.3"}
@@ -148,3 +149,24 @@ def test_requests_are_remembered_until_reply_and_idle_have_come() -> None:
     assert len(sent) == 1
     assert sent.on_reply(HEADER) is running
     assert len(sent) == 0
+
+
+def shown_value(text: object) -> dict[str, object]:
+    """Return a reply in which an expression has this value."""
+    return {"status": "ok", "user_expressions": {"said": {"status": "ok", "data": {"text/plain": text}}}}
+
+
+def test_what_a_kernel_says_of_a_bridge_is_read() -> None:
+    assert said(shown_value(repr(b"true".hex()))) is True
+    assert said(shown_value(repr(json.dumps("it has no zmq").encode().hex()))) == "it has no zmq"
+    for content in ({"status": "error", "ename": "NameError", "evalue": "x" * 1000}, {"status": "ok"}, {}):
+        with pytest.raises(NoBridgeError):
+            said(content)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "True", "'tr'", "[" * 100_000, "-" * 100_000 + "1", repr(b"[".hex() * 1500), 5, None, ["'74'"]]
+)
+def test_a_hostile_kernel_says_nothing_of_a_bridge(text: object) -> None:
+    with pytest.raises(NoBridgeError):
+        said(shown_value(text))

@@ -33,6 +33,8 @@ ANSWER_TIMEOUT = 2.0
 """Seconds in which a carrier answers, which waits for nothing else."""
 FIND_TIMEOUT = 4.0
 """Seconds beyond that in which the kernel itself answers."""
+KNOWN_TIMEOUT = 15.0
+"""Seconds in which a kernel that was there before tells of itself, on a busy machine, too."""
 GIVE_UP = 4
 """Questions in a row that nobody answers: then the connection is of no use."""
 _SHELL, _CONTROL = Lane("shell"), Lane("control")
@@ -202,22 +204,19 @@ class Line:
     async def has_carrier(self) -> bool | None:
         """Whether a bridge was started in the kernel; None if nothing in it answers. Raises SandboxError.
 
-        A carrier answers at once. So does a kernel that is not busy, and one that is busy by its control channel.
+        Beside a carrier cells run in another process, so the kernel that has one answers soon. Nothing is sent to its
+        stdin channel before that is known: a kernel without one would take it for the answer to its question.
         """
-        transport = self._knock()
         found = self._own.ask(_SHELL, "execute_request", finding())
         control = self._own.ask(_CONTROL, "kernel_info_request")
-        waited: list[asyncio.Future[Any]] = [transport.answered, found.replied]
         try:
-            done = await _first([*waited, control.replied], FIND_TIMEOUT)
-            if control.replied in done and not done & set(waited):
-                done = await _first(waited, ANSWER_TIMEOUT)
+            waited: list[asyncio.Future[Any]] = [found.replied, self._lost]
+            done = await _first([*waited, control.replied], KNOWN_TIMEOUT)
+            if not done & set(waited) and control.replied in done:
+                await _first(waited, ANSWER_TIMEOUT)
             if self._lost.done():
                 raise self._cut_off()
-            # A carrier answers, too, when its bridge has ended.
-            if transport.answered in done:
-                return True
-            if found.replied in done:
+            if found.replied.done():
                 return _tells_true(found.replied.result())
             return False if control.replied.done() else None
         finally:

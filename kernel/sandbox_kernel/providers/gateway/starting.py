@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import json
 from collections.abc import Sequence
@@ -40,10 +39,12 @@ def start():
             del sys.modules[name]
         sys.modules.update(own)
     return ""
-said = json.dumps(start())
+said = json.dumps(start()).encode().hex()
 """
 _EVALUATED = "(lambda names: (exec(names['source'], names), names['said'])[1])({names!r})"
-_FIND = "__import__('json').dumps('_sandbox_carrier' in __import__('sys').modules)"
+_FIND = "__import__('json').dumps('_sandbox_carrier' in __import__('sys').modules).encode().hex()"
+MAX_SAID = 4000
+"""Hexadecimal digits of what is said; a kernel may send anything, and no more of it is read."""
 
 
 class NoBridgeError(Exception):
@@ -68,8 +69,9 @@ def said(content: Json) -> object:
         value = content["user_expressions"]["said"] if content.get("status") == "ok" else content
         if value.get("status") != "ok":
             raise NoBridgeError(f"{value.get('ename')}: {str(value.get('evalue'))[:200]}")
-        return json.loads(ast.literal_eval(value["data"]["text/plain"]))
-    except (KeyError, TypeError, AttributeError, ValueError, SyntaxError) as exc:
+        # What IPython shows of a text is in quotes.
+        return json.loads(bytes.fromhex(value["data"]["text/plain"][1:-1][:MAX_SAID]))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as exc:
         raise NoBridgeError("it evaluates nothing for others") from exc
 
 

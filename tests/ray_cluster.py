@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes for tests: started by Ray's own command line, on loopback, ended node by node."""
+"""A real Ray cluster of two nodes for tests: started by Ray's own command line, ended node by node."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ class RayCluster:
         self.temporary.chmod(0o755)
         self.cpus = cpus
         self.port, self.client_port = free_port(), free_port()
-        self._environment = _environment()
+        # A token of this cluster's own: Ray listens on every interface, and whoever reaches it runs programs. Neither
+        # does it depend then on what the user who tests has set up for other clusters.
+        self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
+        self._environment = {**_environment(), **self.access}
         self._number = 1
         self.head = Node(
             "head",
@@ -134,11 +137,18 @@ class RayCluster:
 
 @contextmanager
 def clustered(folder: Path, *, cpus: int = 8) -> Iterator[RayCluster]:
-    """Give a cluster for one block."""
+    """Give a cluster for one block, in which this process, and those that it starts, may use it."""
     cluster = RayCluster(folder, cpus=cpus)
+    before = {name: os.environ.get(name) for name in cluster.access}
+    os.environ.update(cluster.access)
     try:
         yield cluster
     finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         cluster.end()
 
 

@@ -206,11 +206,18 @@ class Kernel(KernelQueue):
         for index, request in enumerate(self._waiting):
             if request.is_cell:
                 del self._waiting[index]
-                self._fail(request, KeyboardInterruptError("interrupted before the sandbox was ready"))
+                if self.session.stop_waiting():
+                    # Nobody wants it any more, and it might wait for hours.
+                    self._spawn(self._fail_when_given_up(request))
+                else:
+                    self._fail(request, KeyboardInterruptError("interrupted before the sandbox was ready"))
                 self._abort_waiting()
-                # Nobody wants it any more, and it may wait for hours.
-                self.session.stop_waiting()
                 return
+
+    async def _fail_when_given_up(self, request: Request) -> None:
+        """Fail a cell when the start that it waited for has ended: the next cell begins another."""
+        await self.session.settle()
+        self._fail(request, KeyboardInterruptError("interrupted before the sandbox was ready"))
 
     def interrupt(self) -> None:
         """What SIGINT does: the same as an interrupt request."""

@@ -52,17 +52,21 @@ class SessionLife(SessionCore):
         try:
             await asyncio.wait([self.begin_start()])
         except asyncio.CancelledError:
-            self.stop_waiting()
+            if self.stop_waiting():
+                # Else what comes next would find this start, and fail with it.
+                await asyncio.wait([self.begin_start()])
             raise
         if self._state is State.ERROR:
             raise self._failure
         if self._state is not State.ACTIVE:
             raise StateError(f"the sandbox did not start: the session is {self._state.value}")
 
-    def stop_waiting(self) -> None:
-        """Give up a start that waits for room at the provider; one that goes on otherwise is left alone."""
-        if self._state is State.STARTING:
-            self._provider.stop_waiting()
+    def stop_waiting(self) -> bool:
+        """Give up a start that waits for room at the provider, and return whether there is one; it ends soon.
+
+        One that goes on otherwise is left alone.
+        """
+        return self._state is State.STARTING and self._provider.stop_waiting()
 
     async def _run_start(self) -> None:
         self._correlation_id = f"sk-{uuid.uuid4().hex[:12]}"

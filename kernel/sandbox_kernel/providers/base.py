@@ -367,11 +367,12 @@ class Provider(Configurable):
     on_waiting: Callable[[str], None] = staticmethod(_nobody_hears)
     """Set by the session: takes what a `create` waits for, again whenever that changes; "" when the wait is over."""
 
-    def stop_waiting(self) -> None:
+    def stop_waiting(self) -> bool:
         """Give up a `create` that waits for room at the provider: it raises SandboxCreationError soon.
 
-        Called on the event loop's thread, also where nothing waits. Most providers never wait.
+        Called on the event loop's thread. Returns whether there was one; most providers never wait.
         """
+        return False
 
     def choose_resources(self, resources: Resources) -> None:
         """Have the next sandboxes made with so much. Raises ConfigurationError, also where this kind cannot."""

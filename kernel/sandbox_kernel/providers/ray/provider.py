@@ -122,10 +122,12 @@ class RayProvider(Provider):
         info = await companion.call("create", on_news=self.on_waiting, order=dict(order), options=options)
         return RaySandbox(self.companion, info, _asked(options), spec.correlation_id)
 
-    def stop_waiting(self) -> None:
-        if self._creating is not None:
-            self._given_up = True
-            self._creating.cancel()
+    def stop_waiting(self) -> bool:
+        if self._creating is None:
+            return False
+        self._given_up = True
+        self._creating.cancel()
+        return True
 
     def choose_resources(self, resources: Resources) -> None:
         self._check(resources.cpus, self.most_cpus, "--cpus", "most_cpus")

@@ -131,6 +131,9 @@ class TestRayProvider(ProviderSuite):
                 await asyncio.sleep(0.2)
             with pytest.raises(SandboxLostError, match="nobody had used it for 1 s"):
                 await provider.connect(sandbox_id)
+            # What it held is soon there for others.
+            while any(node.free["CPU"] < cluster.cpus for node in (await provider.cluster()).nodes):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
 
     # ---- room
 

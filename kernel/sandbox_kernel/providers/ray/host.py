@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 CLAIMED_WITHIN = 120.0
 """Seconds in which a new sandbox must get its first link: whoever asked for it may have died."""
-KEPT = 60.0
-"""Seconds for which the actor of a sandbox that has ended tells why."""
+KEPT = 5.0
+"""Seconds for which the actor of a sandbox that has ended tells why. It holds its resources meanwhile."""
 WATCH = 1.0
 COMPUTES = 0.02
 """Share of one processor from which on a sandbox computes; an idle kernel takes less than a tenth of it."""

@@ -167,6 +167,8 @@ def _environment() -> dict[str, str]:
         **{f"RAY_{name}": value for name, value in quick.items()},
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_memory_monitor_refresh_ms": "0",
+        # A machine on which much else is tested takes longer than Ray waits for itself.
+        "RAY_raylet_start_wait_time_s": "100",
         # Processes that are started ahead take the time of those that are wanted.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_worker_prestart": "0",

@@ -134,7 +134,7 @@ def test_more_than_there_is_is_waited_for_until_somebody_interrupts(cluster: Ray
         assert "waiting for room" not in shown(front_end, "%sandbox cluster")
         refused = front_end.run("%sandbox start --gpus many")
         assert "--gpus takes a number" in refused.error["evalue"]
-        assert "is running" in shown(front_end, f"%sandbox start --cpus {CPUS} --memory 0")
+        assert "is running" in shown(front_end, f"%sandbox start --cpus {CPUS} --memory 1GB")
         assert front_end.run("1").result == "1"
 
 

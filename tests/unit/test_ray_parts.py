@@ -229,6 +229,8 @@ def test_what_the_configuration_forbids_is_refused() -> None:
         (Resources(cpus=5), "--cpus may be 4"),
         (Resources(gpus=2), "--gpus may be 1"),
         (Resources(memory=2 * GIB), "--memory may be 1 GiB"),
+        (Resources(cpus=0), "--cpus must be more than 0"),
+        (Resources(memory=0), "--memory must be more than 0"),
     ):
         with pytest.raises(ConfigurationError, match=word):
             provider.choose_resources(wanted)

@@ -130,6 +130,10 @@ class RayProvider(Provider):
         return True
 
     def choose_resources(self, resources: Resources) -> None:
+        for option, amount in (("--cpus", resources.cpus), ("--memory", resources.memory)):
+            # Nothing asked for would be no limit at all on the node, whatever the configuration says.
+            if amount is not None and amount <= 0:
+                raise ConfigurationError(f"{option} must be more than 0; without it, the configuration's value counts.")
         self._check(resources.cpus, self.most_cpus, "--cpus", "most_cpus")
         self._check(resources.gpus, self.most_gpus, "--gpus", "most_gpus")
         if self.most_memory and (resources.memory or 0) > self.most_memory:

@@ -44,10 +44,10 @@ class Cluster:
             kind = ray.remote(SandboxHost).options(
                 name=sandbox_id, namespace=self._namespace, lifetime="detached", max_restarts=0, **options
             )
-            handle = await asyncio.to_thread(kind.remote, order)
-        self._handles[sandbox_id] = handle
+        making = asyncio.ensure_future(asyncio.to_thread(kind.remote, order))
         try:
             with ours():
+                handle = self._handles[sandbox_id] = await asyncio.shield(making)
                 starting = asyncio.ensure_future(_awaited(handle.start.remote(package_version())))
                 try:
                     await self._tell_queue(starting, sandbox_id, _wanted(options), on_news)
@@ -55,8 +55,18 @@ class Cluster:
                 finally:
                     starting.cancel()
         except BaseException:
-            await asyncio.shield(self._kill(sandbox_id))
+            await asyncio.shield(self._unmake(sandbox_id, making))
             raise
+
+    async def _unmake(self, sandbox_id: str, making: asyncio.Future[Any]) -> None:
+        """End what a start made that came to nothing; a thread that still makes it cannot be stopped."""
+        await asyncio.wait([making])
+        if making.exception() is not None:
+            return
+        self._handles[sandbox_id] = making.result()
+        # One that cannot be reached now ends by itself, since no sandbox comes to be in it.
+        with suppress(SandboxKernelError):
+            await self._kill(sandbox_id)
 
     async def _tell_queue(
         self, starting: asyncio.Future[Any], sandbox_id: str, wanted: dict[str, float], on_news: Callable[[str], None]

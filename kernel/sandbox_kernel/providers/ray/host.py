@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from traitlets import TraitError
@@ -36,7 +37,7 @@ from .words import Order, failure_of, package_version
 T = TypeVar("T")
 
 CLAIMED_WITHIN = 120.0
-"""Seconds in which a new sandbox must get its first link: whoever asked for it may have died."""
+"""Seconds in which an actor must have its sandbox, and then that its first link: who asked for it may have died."""
 KEPT = 5.0
 """Seconds for which the actor of a sandbox that has ended tells why. It holds its resources meanwhile."""
 WATCH = 1.0
@@ -50,8 +51,12 @@ SETTLES = 1.0
 class SandboxHost:
     """One sandbox on this node. It lives as long as the sandbox, whatever becomes of the kernel process."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(
+        self, order: Order, claimed_within: float = CLAIMED_WITHIN, end_actor: Callable[[], None] | None = None
+    ) -> None:
+        """``end_actor`` ends this process for Ray; None: by Ray's own means."""
         self._order = order
+        self._end_actor = end_actor or _end_actor
         self._sandbox: LocalSandbox | None = None
         self._starting: asyncio.Future[dict[str, Any]] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -63,6 +68,10 @@ class SandboxHost:
         self._created = time.time()
         self._used = time.monotonic()
         self._sample: tuple[float, float] | None = None
+        # No task: whoever waited for room may be gone, so that nobody ever calls, and no loop of ours is there yet.
+        self._unclaimed = threading.Timer(claimed_within, self._give_up)
+        self._unclaimed.daemon = True
+        self._unclaimed.start()
 
     # ---- calls: each returns {"result": …} or {"failure": …}
 
@@ -130,6 +139,7 @@ class SandboxHost:
         sandbox = await self._provider().create(SandboxSpec(self._order["correlation_id"], kept=True))
         assert isinstance(sandbox, LocalSandbox)
         self._sandbox = sandbox
+        self._unclaimed.cancel()
         self._touch()
         self._watching = asyncio.ensure_future(self._watch())
         return await self._info()
@@ -272,7 +282,12 @@ class SandboxHost:
                 await self._shut(name)
             if not self._ended_at:
                 await self._look()
-        _end_actor()
+        self._end_actor()
+
+    def _give_up(self) -> None:
+        """End an actor that holds a place in the cluster, and no sandbox."""
+        if self._sandbox is None:
+            self._end_actor()
 
     async def _look(self) -> None:
         assert self._sandbox is not None

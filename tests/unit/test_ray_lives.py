@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import threading
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("the local provider's parts are Linux's", allow_module_level=True)
 
+from sandbox_kernel.providers.ray import host as hosting
 from sandbox_kernel.providers.ray.host import SandboxHost
+from sandbox_kernel.providers.ray.node_link import HELD, PATIENCE, NodeLink
 from sandbox_kernel.providers.ray.words import Order
 
 
@@ -92,3 +95,83 @@ async def test_a_start_that_is_cancelled_while_the_actor_is_made_leaves_none(mon
     with pytest.raises(asyncio.CancelledError):
         await creating
     assert actors.killed == ["the actor"]
+
+
+# ---- links
+
+
+async def test_a_stream_sends_no_more_than_its_client_says_it_has() -> None:
+    ours, theirs = socket.socketpair()
+    link = NodeLink(ours)
+    theirs.setblocking(False)
+    flood = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(theirs, bytes(4 * HELD)))
+    came, told, held_up, stream = 0, 0, 0, link.stream()
+    while came < HELD:
+        came += len(await stream.__anext__())
+    # The bridge is held up as long as the client says nothing.
+    more = asyncio.ensure_future(stream.__anext__())
+    while came < 4 * HELD:
+        done, _ = await asyncio.wait([more], timeout=0.3)
+        if not done:
+            held_up += 1
+            assert came - told < 2 * HELD
+            told = came
+            await link.push(0, b"", told)
+        came += len(await more)
+        if came < 4 * HELD:
+            more = asyncio.ensure_future(stream.__anext__())
+    assert held_up >= 2
+    await flood
+    theirs.close()
+    assert [data async for data in stream] == []
+    await link.close()
+
+
+async def test_a_stream_is_no_sign_of_life_of_its_client() -> None:
+    now = [0.0]
+    ours, theirs = socket.socketpair()
+    link = NodeLink(ours, lambda: now[0])
+    stream = link.stream()
+    now[0] = PATIENCE + 1
+    theirs.send(b"news")
+    assert await stream.__anext__() == b"news"
+    assert link.silent
+    await link.push(0, b"", 4)
+    assert not link.silent
+    theirs.close()
+    await link.close()
+
+
+async def test_a_link_is_closed_though_its_bridge_does_not_read() -> None:
+    ours, theirs = socket.socketpair()
+    link = NodeLink(ours)
+    pushing = asyncio.ensure_future(link.push(0, bytes(HELD)))
+    await asyncio.sleep(0)
+    # That a client is there can be heard meanwhile.
+    assert await asyncio.wait_for(link.push(HELD, b""), 30) == HELD
+    assert not pushing.done()
+    await asyncio.wait_for(link.close(), 30)
+    await pushing
+    theirs.close()
+
+
+class Frail:
+    """A sandbox that has ended, and fails at being closed."""
+
+    alive = False
+
+    async def loss_reason(self) -> str:
+        """Tell why."""
+        raise OSError("no such process")
+
+
+async def test_an_actor_ends_though_its_watch_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WATCH", "KEPT"):
+        monkeypatch.setattr(hosting, name, 0.01)
+    ended = threading.Event()
+    host = SandboxHost(ordered(), claimed_within=600, end_actor=ended.set)
+    host._sandbox = Frail()  # type: ignore[assignment]
+    await asyncio.wait_for(host._watch(), 30)
+    assert ended.is_set()
+    assert "no such process" in (await host.explain(None))["result"]
+    host._unclaimed.cancel()

@@ -7,6 +7,7 @@ exception in an actor comes to its caller wrapped in Ray's words.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import threading
@@ -89,9 +90,12 @@ class SandboxHost:
         """Make a new stream to the bridge, under a name that the client chose."""
         return await _answer(self._open(link))
 
-    async def push(self, link: str, offset: int, data: bytes) -> dict[str, Any]:
-        """Take bytes for the bridge that come after ``offset`` others; return how many it has got in all."""
-        return await _answer(self._push(link, offset, data))
+    async def push(self, link: str, offset: int, data: bytes, received: int = 0) -> dict[str, Any]:
+        """Take bytes for the bridge that come after ``offset`` others; return how many it has got in all.
+
+        ``received`` bytes of the stream have come to the client.
+        """
+        return await _answer(self._push(link, offset, data, received))
 
     async def pull(self, link: str, offset: int) -> dict[str, Any]:
         """Return bytes of the bridge that come after ``offset`` others, and why there will be no more."""
@@ -187,12 +191,12 @@ class SandboxHost:
         self._was_linked = True
         self._touch()
 
-    async def _push(self, link: str, offset: int, data: bytes) -> int:
+    async def _push(self, link: str, offset: int, data: bytes, received: int) -> int:
         found = self._find(link)
         if data:
             self._touch()
         try:
-            return await found.push(offset, data)
+            return await found.push(offset, data, received)
         except ValueError as exc:
             raise SandboxConnectionError(f"The link is out of step ({exc}); it is made again.") from exc
 
@@ -275,14 +279,25 @@ class SandboxHost:
             await self._sandbox.close()
 
     async def _watch(self) -> None:
-        """End what nobody uses, and this actor when that has been told."""
+        """End what nobody uses, and this actor when that has been told; also where something here fails."""
+        fails_since = 0.0
         while not self._ended_at or time.monotonic() - self._ended_at < KEPT:
             await asyncio.sleep(WATCH)
-            for name in [name for name, link in self._links.items() if link.silent]:
-                await self._shut(name)
-            if not self._ended_at:
-                await self._look()
+            try:
+                await self._watch_once()
+                fails_since = 0.0
+            except Exception as exc:
+                logging.getLogger(__name__).exception("the watch over %s has failed", self._order["sandbox_id"])
+                fails_since = fails_since or time.monotonic()
+                if not self._ended_at and time.monotonic() - fails_since >= KEPT:
+                    self._reason, self._ended_at = f"its node cannot watch over it ({exc!r})", time.monotonic()
         self._end_actor()
+
+    async def _watch_once(self) -> None:
+        for name in [name for name, link in self._links.items() if link.silent]:
+            await self._shut(name)
+        if not self._ended_at:
+            await self._look()
 
     def _give_up(self) -> None:
         """End an actor that holds a place in the cluster, and no sandbox."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from .ordered import Incoming, Outgoing
@@ -13,7 +13,9 @@ from .ordered import Incoming, Outgoing
 PIECE = 96 * 1024
 """Bytes in one call at most: Ray sends what is smaller than 100 KiB with the call, and stores the rest."""
 HELD = 4 * 1024 * 1024
-"""Bytes that wait for the client; then the bridge waits."""
+"""Bytes that wait for the client, or are on their way to it; then the bridge waits."""
+TOLD = 1024 * 1024
+"""Bytes after which a client says that it has them, if it says nothing else before."""
 STREAMED, POLLED = 512 * 1024, 1024 * 1024
 """Bytes in one answer at most, of a stream and of a call: of calls there is one at a time. A flood gains by what Ray
 stores and has to fetch; what is small comes at once."""
@@ -28,8 +30,10 @@ HEARTBEAT = 5.0
 class NodeLink:
     """Reads and writes the stream while it lives; what waits for the client is kept until the client has it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` tells seconds."""
         sock.setblocking(False)
+        self._clock = clock
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._incoming = Incoming()
@@ -37,7 +41,7 @@ class NodeLink:
         self._writing = asyncio.Lock()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
-        self._heard = time.monotonic()
+        self._heard = clock()
         self.reason = ""
         """Why it has ended, as a clause; "" while it has not."""
         self._reader = asyncio.ensure_future(self._read())
@@ -45,7 +49,7 @@ class NodeLink:
     @property
     def silent(self) -> bool:
         """Whether nothing was heard of the client for too long."""
-        return time.monotonic() - self._heard > PATIENCE
+        return self._clock() - self._heard > PATIENCE
 
     def end(self, reason: str) -> None:
         """End it; the client gets what has come until now."""
@@ -58,18 +62,25 @@ class NodeLink:
         self.end("it was closed")
         with suppress(asyncio.CancelledError):
             await self._reader
+        # A bridge that does not read would have the writer wait for ever.
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         async with self._writing:
             self._sock.close()
 
-    async def push(self, offset: int, data: bytes) -> int:
-        """Take a piece from the client; return how many bytes the bridge has got. Raises ValueError."""
-        self._heard = time.monotonic()
+    async def push(self, offset: int, data: bytes, received: int = 0) -> int:
+        """Take a piece from the client, which has ``received`` bytes; return how many the bridge has got.
+
+        One without bytes only says that the client is there, and does not wait for the bridge. Raises ValueError.
+        """
+        self._take_note(received)
+        if not data:
+            return self._incoming.position
         self._incoming.hold(offset, data)
         async with self._writing:
             with suppress(OSError):
                 while piece := self._incoming.next():
                     await self._loop.sock_sendall(self._sock, piece)
-                    self._heard = time.monotonic()
         return self._incoming.position
 
     async def pull(self, offset: int, most: int = POLLED) -> tuple[bytes, str]:
@@ -78,26 +89,37 @@ class NodeLink:
         What was returned before ``offset`` need not be kept any more.
         """
         self._take_note(offset)
-        if not self._outgoing.end > offset and not self.reason:
-            self._news.clear()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), POLL)
+        await self._wait(offset)
         data = self._outgoing.read(most)
         return data, "" if data else self.reason
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yield what `pull` returns, each time as soon as there is something, until the end."""
-        offset, reason = 0, ""
-        while not reason:
-            data, reason = await self.pull(offset, STREAMED)
+        """Yield bytes as soon as there are some, until the end. Only what `push` says is received makes room for more.
+
+        Ray takes what is yielded at once, and would keep it all for a client that is slow, or dead.
+        """
+        offset = 0
+        while True:
+            await self._wait(offset)
+            data = self._outgoing.read(STREAMED, offset)
             if data:
                 # Bytes and nothing else: Ray passes them on without pickling.
                 yield data
-            offset += len(data)
+                offset += len(data)
+            elif self.reason:
+                return
 
-    def _take_note(self, offset: int) -> None:
-        self._heard = time.monotonic()
-        self._outgoing.acknowledge(offset)
+    async def _wait(self, offset: int) -> None:
+        """Wait until there is more than ``offset`` bytes, or an end, but no longer than `POLL`."""
+        if not self._outgoing.end > offset and not self.reason:
+            self._news.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), POLL)
+
+    def _take_note(self, received: int) -> None:
+        """Note that the client lives, and what it has: nobody else can say so, and Ray does not."""
+        self._heard = self._clock()
+        self._outgoing.acknowledge(received)
         if not self._outgoing.full:
             self._room.set()
 

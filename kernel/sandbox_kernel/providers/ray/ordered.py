@@ -6,8 +6,6 @@ actor, which have no order, bring a stream that has one.
 
 from __future__ import annotations
 
-from collections import deque
-
 LARGEST_GAP = 64 * 1024 * 1024
 """Bytes that may be ahead of what is missing; who sends more is none of ours."""
 
@@ -49,45 +47,33 @@ class Outgoing:
     def __init__(self, held: int) -> None:
         """``held`` bytes may wait; then it is `full`."""
         self._most = held
-        self._pieces: deque[bytes] = deque()
+        self._kept = bytearray()
         self._start = 0
-        self._size = 0
 
     @property
     def full(self) -> bool:
         """Whether no more should be added."""
-        return self._size >= self._most
+        return len(self._kept) >= self._most
 
     @property
     def end(self) -> int:
         """The number of bytes that were added."""
-        return self._start + self._size
+        return self._start + len(self._kept)
 
     def add(self, data: bytes) -> None:
         """Append bytes."""
-        self._pieces.append(data)
-        self._size += len(data)
+        self._kept += data
 
     def acknowledge(self, offset: int) -> None:
         """Forget what is before ``offset``. Raises ValueError where that was never sent."""
         if offset > self.end:
             raise ValueError(f"{offset} bytes are acknowledged, and {self.end} were sent")
-        while self._pieces and self._start + len(self._pieces[0]) <= offset:
-            piece = self._pieces.popleft()
-            self._start += len(piece)
-            self._size -= len(piece)
-        if self._pieces and offset > self._start:
-            cut = offset - self._start
-            self._pieces[0] = self._pieces[0][cut:]
-            self._start += cut
-            self._size -= cut
+        if offset > self._start:
+            del self._kept[: offset - self._start]
+            self._start = offset
 
-    def read(self, most: int) -> bytes:
-        """Return the first bytes that are not acknowledged, ``most`` of them."""
-        taken, size = [], 0
-        for piece in self._pieces:
-            if size >= most:
-                break
-            taken.append(piece[: most - size])
-            size += len(taken[-1])
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+    def read(self, most: int, offset: int = 0) -> bytes:
+        """Return bytes that are not acknowledged, ``most`` of them: the first ones, or those after ``offset``."""
+        begin = max(offset - self._start, 0)
+        with memoryview(self._kept) as view:
+            return bytes(view[begin : begin + most])

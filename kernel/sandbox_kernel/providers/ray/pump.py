@@ -12,7 +12,7 @@ from sandbox_kernel.errors import SandboxKernelError
 
 from .cluster import Cluster
 from .failures import ours
-from .node_link import HEARTBEAT, PATIENCE, PIECE
+from .node_link import HEARTBEAT, PATIENCE, PIECE, TOLD
 from .ordered import Incoming
 
 AT_ONCE = 8
@@ -27,6 +27,8 @@ class Pump:
         self._cluster, self._sandbox_id, self._sock = cluster, sandbox_id, sock
         self._name = os.urandom(8).hex()
         self._offset = 0
+        self._received = self._told = 0
+        self._telling: asyncio.Task[Any] | None = None
         self._said = time.monotonic()
         self._handle: Any = None
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -47,10 +49,11 @@ class Pump:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*tasks, *self._under_way):
+            left = [*tasks, *self._under_way, *([] if self._telling is None else [self._telling])]
+            for task in left:
                 task.cancel()
             # The socket is not closed before they have let go of it: its number would be another's.
-            await asyncio.gather(*tasks, *self._under_way, return_exceptions=True)
+            await asyncio.gather(*left, return_exceptions=True)
             self._sock.close()
             self._handle.shut.remote(self._name)
 
@@ -67,9 +70,12 @@ class Pump:
                 task.result()
 
     def _push(self, data: bytes) -> None:
-        self._under_way.add(asyncio.ensure_future(self._call("push", self._offset, data)))
+        self._under_way.add(asyncio.ensure_future(self._send(self._offset, data)))
         self._offset += len(data)
-        self._said = time.monotonic()
+
+    async def _send(self, offset: int, data: bytes) -> None:
+        self._said, self._told = time.monotonic(), self._received
+        await self._call("push", offset, data, self._received)
 
     async def _beat(self) -> None:
         """Say now and then that we are here; a call that fails, or is not answered, ends the link."""
@@ -79,8 +85,7 @@ class Pump:
             if failed:
                 return
             if time.monotonic() - self._said >= HEARTBEAT:
-                self._said = time.monotonic()
-                await asyncio.wait_for(self._call("push", self._offset, b""), PATIENCE)
+                await asyncio.wait_for(self._send(self._offset, b""), PATIENCE)
 
     # ---- from the node
 
@@ -90,7 +95,18 @@ class Pump:
         with ours():
             stream = self._handle.stream.options(num_returns="streaming").remote(self._name)
             async for reference in stream:
-                await loop.sock_sendall(self._sock, await reference)
+                data = await reference
+                await loop.sock_sendall(self._sock, data)
+                self._received += len(data)
+                self._tell()
+
+    def _tell(self) -> None:
+        """Say what has come, so that more may: one call at a time, and not for every piece."""
+        if self._received - self._told < TOLD or (self._telling is not None and not self._telling.done()):
+            return
+        if self._telling is not None:
+            self._telling.result()
+        self._telling = asyncio.ensure_future(self._send(self._offset, b""))
 
     async def _poll(self) -> None:
         """Ask for bytes again and again: a Ray client has no streams."""

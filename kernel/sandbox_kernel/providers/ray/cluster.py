@@ -75,10 +75,12 @@ class Cluster:
         await asyncio.wait([starting], timeout=SHOWN_AFTER)
         told = False
         while not starting.done():
-            text = waiting_text(await self.survey(), sandbox_id, wanted, time.monotonic() - began)
-            if text or told:
-                told = True
-                on_news(text or "The Ray cluster has room now, and starts the sandbox.")
+            # Who waits keeps the place in the queue though one look fails; the next may not.
+            with suppress(SandboxKernelError):
+                text = waiting_text(await self.survey(), sandbox_id, wanted, time.monotonic() - began)
+                if text or told:
+                    told = True
+                    on_news(text or "The Ray cluster has room now, and starts the sandbox.")
             await asyncio.wait([starting], timeout=LOOK)
 
     async def info(self, sandbox_id: str) -> dict[str, Any]:

@@ -149,6 +149,12 @@ class SandboxHost:
         return await self._info()
 
     def _provider(self) -> LocalProvider:
+        unknown = sorted(set(self._order["local"]) - set(LocalProvider.class_trait_names(config=True)))
+        if unknown:
+            # traitlets would only warn, and a limit that is spelt wrong would be none.
+            raise ConfigurationError(
+                f"RayProvider.local has an option that the local provider has not: {', '.join(unknown)}."
+            )
         try:
             found = gpus.granted(_granted_gpus())
         except LookupError as exc:

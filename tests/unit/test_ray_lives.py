@@ -13,9 +13,12 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("the local provider's parts are Linux's", allow_module_level=True)
 
+from sandbox_kernel.errors import ConfigurationError, SandboxConnectionError
 from sandbox_kernel.providers.ray import host as hosting
+from sandbox_kernel.providers.ray.companion import Companion
 from sandbox_kernel.providers.ray.host import SandboxHost
 from sandbox_kernel.providers.ray.node_link import HELD, PATIENCE, NodeLink
+from sandbox_kernel.providers.ray.sandbox import RaySandbox
 from sandbox_kernel.providers.ray.words import Order
 
 
@@ -95,6 +98,53 @@ async def test_a_start_that_is_cancelled_while_the_actor_is_made_leaves_none(mon
     with pytest.raises(asyncio.CancelledError):
         await creating
     assert actors.killed == ["the actor"]
+
+
+async def test_a_look_at_the_queue_that_fails_costs_no_place_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    from sandbox_kernel.providers.ray import cluster
+
+    starting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    class Cloudy(cluster.Cluster):
+        looks = 0
+
+        async def survey(self) -> Any:
+            self.looks += 1
+            if self.looks == 1:
+                raise SandboxConnectionError("The Ray cluster does not answer.")
+            return {"nodes": [], "actors": [], "others": {}}
+
+    def take(text: str) -> None:
+        told.append(text)
+        starting.set_result(None)
+
+    for name in ("SHOWN_AFTER", "LOOK"):
+        monkeypatch.setattr(cluster, name, 0.01)
+    told: list[str] = []
+    made = Cloudy("space", "ann", through_client=False)
+    await asyncio.wait_for(made._tell_queue(starting, ordered()["sandbox_id"], {"CPU": 1.0}, take), 30)
+    assert "asked for 1 CPU" in told[0]
+    assert made.looks == 2
+
+
+def test_an_option_of_the_local_provider_that_is_spelt_wrong_is_refused() -> None:
+    host = SandboxHost(ordered(proceses=5), claimed_within=600)
+    host._unclaimed.cancel()
+    with pytest.raises(ConfigurationError, match=r"RayProvider\.local .*: proceses\."):
+        host._provider()
+
+
+async def test_what_does_not_fit_any_more_ends_a_reconnection_with_an_error_of_the_sandbox() -> None:
+    async def gone() -> Companion:
+        raise ConfigurationError("There is no Ray cluster on this machine.")
+
+    info = {"sandbox_id": ordered()["sandbox_id"], "isolation": "process", "state": "running", "node": "a"}
+    sandbox = RaySandbox(gone, {**info, "details": {}}, "")
+    with pytest.raises(SandboxConnectionError, match="no Ray cluster") as told:
+        await sandbox.open_link()
+    assert not told.value.retryable
+    assert await sandbox.loss_reason() == "the Ray cluster cannot be reached"
 
 
 # ---- links

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from sandbox_kernel.errors import (
+    ConfigurationError,
     NotFoundError,
     SandboxConnectionError,
     SandboxKernelError,
@@ -58,6 +59,10 @@ class RaySandbox(Sandbox):
         except NotFoundError as exc:
             ours.close()
             raise SandboxLostError(str(exc), provider=PROVIDER, **self._ids) from exc
+        except ConfigurationError as exc:
+            # It was right once, so it is the cluster that has changed.
+            ours.close()
+            raise SandboxConnectionError(str(exc), provider=PROVIDER, retryable=False, **self._ids) from exc
         except SandboxLostError as exc:
             self._lost = _clause(str(exc))
             ours.close()
@@ -107,7 +112,7 @@ class RaySandbox(Sandbox):
             return "its actor is not in the Ray cluster any more"
         except SandboxLostError as exc:
             return _clause(str(exc))
-        except (asyncio.TimeoutError, SandboxConnectionError):
+        except (asyncio.TimeoutError, SandboxConnectionError, ConfigurationError):
             return "the Ray cluster cannot be reached"
 
     def describe(self) -> dict[str, str]:

@@ -136,7 +136,7 @@ def test_an_option_of_the_local_provider_that_is_spelt_wrong_is_refused() -> Non
 
 
 async def test_what_does_not_fit_any_more_ends_a_reconnection_with_an_error_of_the_sandbox() -> None:
-    async def gone() -> Companion:
+    async def gone(start: bool) -> Companion:
         raise ConfigurationError("There is no Ray cluster on this machine.")
 
     info = {"sandbox_id": ordered()["sandbox_id"], "isolation": "process", "state": "running", "node": "a"}
@@ -225,3 +225,50 @@ async def test_an_actor_ends_though_its_watch_fails(monkeypatch: pytest.MonkeyPa
     assert ended.is_set()
     assert "no such process" in (await host.explain(None))["result"]
     host._unclaimed.cancel()
+
+
+# ---- companions
+
+LATE = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+sys.stdin.read()
+print("waiting", flush=True)
+if sock.recv(100):
+    sock.sendall(b'{"connected": true}\\n')
+sock.recv(100)
+"""
+"""A companion that connects when it is told so."""
+
+
+async def test_who_stops_waiting_for_a_connection_takes_it_from_nobody() -> None:
+    companion = Companion({}, 600, (sys.executable, "-c", LATE))
+    impatient, patient = (asyncio.ensure_future(companion.connected()) for _ in range(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    companion.give_up()
+    assert companion.alive
+    companion._sock.send(b"connect")
+    await asyncio.wait_for(patient, 30)
+    companion.give_up()
+    assert companion.alive
+    await companion.close()
+
+
+async def test_a_connection_that_nobody_waits_for_is_given_up() -> None:
+    companion = Companion({}, 600, (sys.executable, "-c", LATE))
+    waiting = asyncio.ensure_future(companion.connected())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert companion.alive
+    companion.give_up()
+    assert not companion.alive
+
+
+async def test_a_cluster_that_lets_nobody_in_is_told() -> None:
+    companion = Companion({}, 0.1, (sys.executable, "-c", LATE))
+    with pytest.raises(SandboxConnectionError, match=r"within 0\.1 s: see RayProvider\.connect_timeout"):
+        await companion.connected()
+    assert not companion.alive

@@ -10,15 +10,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from sandbox_kernel.errors import SandboxConnectionError
+from sandbox_kernel.errors import SandboxConnectionError, SandboxKernelError
 
 from .words import PROVIDER, error_of
 
-MODULE = "sandbox_kernel.providers.ray.driver"
+PROGRAM = (sys.executable, "-m", "sandbox_kernel.providers.ray.driver")
+"""The companion's command line; the number of its socket follows."""
 ENDS_WITHIN = 10.0
 """Seconds that the companion has to take back what is half made, and to leave the cluster."""
 SAID = 2000
@@ -28,8 +29,8 @@ SAID = 2000
 class Companion:
     """One companion process. It ends with this object, and with the kernel process, whichever is first."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        """Start it; `connected` waits until it is of use."""
+    def __init__(self, settings: dict[str, Any], timeout: float, program: Sequence[str] = PROGRAM) -> None:
+        """Start it; it has ``timeout`` seconds to connect, for which `connected` waits."""
         self.loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -42,7 +43,7 @@ class Companion:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024 * 1024)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(theirs.fileno())],
+                [*program, str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
@@ -55,26 +56,42 @@ class Companion:
         with suppress(BrokenPipeError), self._process.stdin as stdin:
             stdin.write(json.dumps(settings).encode() + b"\n")
         self.loop.add_reader(self._sock, self._read)
+        self._waiters = 0
+        self._deadline = self.loop.call_later(timeout, self._is_late, timeout)
 
     @property
     def alive(self) -> bool:
         """Whether it can be asked."""
         return self._sock.fileno() >= 0
 
-    async def connected(self, timeout: float) -> None:
-        """Wait until it has connected to the cluster. Raises what keeps it from that; then it is of no use."""
+    async def connected(self) -> None:
+        """Wait until it has connected to the cluster. Raises what keeps it from that; then it is of no use.
+
+        Who is cancelled only stops waiting: others may wait, or come.
+        """
+        self._waiters += 1
         try:
-            await asyncio.wait_for(asyncio.shield(self._greeting), timeout)
-        except asyncio.TimeoutError as exc:
-            self.kill()
-            raise SandboxConnectionError(
-                f"The Ray cluster has not let us in within {timeout:g} s: see RayProvider.connect_timeout.",
-                provider=PROVIDER,
-            ) from exc
-        except BaseException:
-            # Who waited has been interrupted, perhaps: Ray itself would try for minutes.
+            await asyncio.shield(self._greeting)
+        except SandboxKernelError:
             self.kill()
             raise
+        finally:
+            self._waiters -= 1
+
+    def give_up(self) -> None:
+        """End it where it has not connected and nobody waits for that: Ray itself would try for minutes."""
+        if not self._greeting.done() and not self._waiters:
+            self.kill()
+
+    def _is_late(self, timeout: float) -> None:
+        if not self._greeting.done():
+            self._greeting.set_exception(
+                SandboxConnectionError(
+                    f"The Ray cluster has not let us in within {timeout:g} s: see RayProvider.connect_timeout.",
+                    provider=PROVIDER,
+                )
+            )
+            self.kill()
 
     async def call(
         self,
@@ -163,6 +180,7 @@ class Companion:
         if self._sock.fileno() < 0:
             return
         self.loop.remove_reader(self._sock)
+        self._deadline.cancel()
         self._sock.close()
         for answer in (self._greeting, *self._answers.values()):
             if not answer.done():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Dict, Float, Unicode, default
 
-from sandbox_kernel.errors import ConfigurationError, SandboxCreationError, SandboxKernelError
+from sandbox_kernel.errors import ConfigurationError, SandboxConnectionError, SandboxCreationError, SandboxKernelError
 from sandbox_kernel.providers.base import (
     Capabilities,
     ClusterNode,
@@ -108,6 +108,8 @@ class RayProvider(Provider):
         except asyncio.CancelledError:
             if not self._given_up:
                 raise
+            if self._companion is not None:
+                self._companion.give_up()
             raise SandboxCreationError(_GIVEN_UP, provider=self.name, correlation_id=spec.correlation_id) from None
         finally:
             self._creating = None
@@ -199,20 +201,23 @@ class RayProvider(Provider):
 
     # ---- the companion, and what it is told
 
-    async def companion(self) -> Companion:
-        """Return the process that talks to the cluster; starts it where there is none. Raises what keeps it from that.
+    async def companion(self, start: bool = True) -> Companion:
+        """Return the process that talks to the cluster, connected. Raises what keeps it from that.
 
-        It belongs to the event loop that runs.
+        Where there is none it is started, if ``start``, or SandboxConnectionError raised. It belongs to the event loop
+        that runs.
         """
         from .companion import Companion
 
         found = self._companion
         if found is None or not found.alive or found.loop is not asyncio.get_running_loop():
+            if not start:
+                raise SandboxConnectionError("There is no connection to the Ray cluster.", provider=self.name)
             if found is not None:
                 found.kill()
             settings = {"address": self.address, "namespace": self.namespace, "owner": self.owner_name}
-            found = self._companion = Companion(settings)
-        await found.connected(self.connect_timeout)
+            found = self._companion = Companion(settings, self.connect_timeout)
+        await found.connected()
         return found
 
     def _order(self, spec: SandboxSpec) -> Order:

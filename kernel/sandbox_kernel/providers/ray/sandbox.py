@@ -27,7 +27,8 @@ TELL_TIMEOUT = 1.0
 CLOSE_TIMEOUT = 8.0
 """Seconds in which a sandbox is given back."""
 
-FindCompanion = Callable[[], Awaitable[Companion]]
+FindCompanion = Callable[[bool], Awaitable[Companion]]
+"""Returns the connected companion; starts one only if that is asked for."""
 
 
 class RaySandbox(Sandbox):
@@ -107,7 +108,8 @@ class RaySandbox(Sandbox):
 
     async def _explain(self, exit_code: int | None) -> str:
         try:
-            return str(await asyncio.wait_for(self._call("explain", exit_code=exit_code), TELL_TIMEOUT))
+            asking = self._call("explain", start=False, exit_code=exit_code)
+            return str(await asyncio.wait_for(asking, TELL_TIMEOUT))
         except NotFoundError:
             return "its actor is not in the Ray cluster any more"
         except SandboxLostError as exc:
@@ -128,8 +130,10 @@ class RaySandbox(Sandbox):
         with suppress(SandboxKernelError):
             self._note(await self._call("info"))
 
-    async def _call(self, method: str, *, carried: socket.socket | None = None, **arguments: Any) -> Any:
-        companion = await self._companion()
+    async def _call(
+        self, method: str, *, start: bool = True, carried: socket.socket | None = None, **arguments: Any
+    ) -> Any:
+        companion = await self._companion(start)
         return await companion.call(method, carried=carried, sandbox_id=self.sandbox_id, **arguments)
 
 

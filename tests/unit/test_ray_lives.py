@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ if sys.platform != "linux":
 from sandbox_kernel.errors import ConfigurationError, SandboxConnectionError
 from sandbox_kernel.providers.ray import host as hosting
 from sandbox_kernel.providers.ray.companion import Companion
+from sandbox_kernel.providers.ray.driver import Server
 from sandbox_kernel.providers.ray.host import SandboxHost
 from sandbox_kernel.providers.ray.node_link import HELD, PATIENCE, NodeLink
 from sandbox_kernel.providers.ray.sandbox import RaySandbox
@@ -272,3 +274,36 @@ async def test_a_cluster_that_lets_nobody_in_is_told() -> None:
     with pytest.raises(SandboxConnectionError, match=r"within 0\.1 s: see RayProvider\.connect_timeout"):
         await companion.connected()
     assert not companion.alive
+
+
+class CutOff:
+    """A cluster whose client Ray has given up."""
+
+    connected = False
+
+    async def list(self) -> list[Any]:
+        """Fail in Ray's way."""
+        raise RuntimeError("Ray has not been started yet.")
+
+    info = close = survey = ask = list  # noqa: A003 - the names are those of a cluster
+
+
+async def test_a_companion_that_ray_has_given_up_says_so_and_ends() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        serving = asyncio.ensure_future(Server(theirs, CutOff()).run())
+        ours.sendall(b'{"number": 1, "method": "list", "arguments": {}}\n')
+        await asyncio.wait_for(serving, 30)
+        said = json.loads(ours.recv(10_000))
+    assert said["failure"]["kind"] == "SandboxConnectionError"
+    assert said["failure"]["retryable"]
+
+
+def test_a_lost_connection_is_told_as_one() -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    from sandbox_kernel.providers.ray.failures import ours
+
+    with pytest.raises(SandboxConnectionError, match="does not answer: it was given up"), ours():
+        raise ConnectionError("it was given up")
+    with pytest.raises(FileNotFoundError), ours():
+        raise FileNotFoundError

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 import ray
+import ray.util.client
 
 from sandbox_kernel.errors import NotFoundError, SandboxConnectionError, SandboxKernelError, SandboxLostError
 
@@ -34,6 +35,11 @@ class Cluster:
         self._namespace, self._owner, self.through_client = namespace, owner_mark(owner), through_client
         self._survey: Any = None
         self._handles: dict[str, Any] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be asked: Ray gives a client up that was cut off for too long."""
+        return not self.through_client or bool(ray.util.client.ray.is_connected())
 
     # ---- sandboxes
 

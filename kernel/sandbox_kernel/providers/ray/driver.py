@@ -94,14 +94,21 @@ class Server:
         try:
             result = await self._methods[request["method"]](**arguments)
         except SandboxKernelError as exc:
-            self._say({"number": number, "failure": failure_of(exc)})
+            self._fail(number, exc)
         except asyncio.CancelledError:
             self._say({"number": number, "failure": failure_of(SandboxConnectionError("it was given up"))})
             raise
         except Exception as exc:  # noqa: BLE001 - the edge: the kernel process waits for an answer
-            self._say({"number": number, "failure": failure_of(exc)})
+            self._fail(number, exc)
         else:
             self._say({"number": number, "result": result})
+
+    def _fail(self, number: int, exc: Exception) -> None:
+        if not self._cluster.connected:
+            # Ray does not connect a process anew; the kernel process starts another one.
+            exc = SandboxConnectionError("The connection to the Ray cluster was lost; it is made again.")
+            self._ended.set()
+        self._say({"number": number, "failure": failure_of(exc)})
 
     async def _create(self, **arguments: Any) -> Any:
         return await self._cluster.create(**arguments)
@@ -191,6 +198,8 @@ def main() -> None:
     # Whoever's folder this was started in, Ray would have the workers import from it.
     sys.path[:] = [path for path in sys.path if path not in ("", os.sep)]
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # A client that has lost its cluster would start one on this machine.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     settings = json.loads(sys.stdin.readline())
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)

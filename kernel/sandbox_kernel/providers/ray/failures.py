@@ -37,9 +37,12 @@ def ours() -> Iterator[None]:
     """Raise our errors for Ray's."""
     try:
         yield
-    except (SandboxKernelError, OSError):
+    except SandboxKernelError:
         raise
     except Exception as exc:
+        # A Ray client that was cut off raises ConnectionError; other errors of the system's are no words of Ray's.
+        if isinstance(exc, OSError) and not isinstance(exc, ConnectionError):
+            raise
         raise error_of(exc) from exc
 
 

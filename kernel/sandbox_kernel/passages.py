@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
-from .errors import InvocationError
+from .errors import InvocationError, LinkProtocolError
 from .link.protocol import FRAME_SIZE, Buffer
 from .operations import Operation, Operations
 
@@ -80,7 +80,10 @@ class LinkPassage(Passage):
 
     async def _hear(self) -> None:
         event, _ = await self._operation.next()
-        self._taken = int(event.get("taken", 0))
+        taken = event.get("taken", 0)
+        if not isinstance(taken, int) or not 0 <= taken <= self._sent:
+            raise LinkProtocolError(f"The sandbox sent what cannot be: {str(taken)[:100]} bytes of {self._sent} taken.")
+        self._taken = taken
 
     async def receive(self, whole: memoryview) -> None:
         position = allowed = 0

@@ -11,6 +11,7 @@ import pytest
 
 from sandbox_kernel.errors import (
     InvocationError,
+    LinkProtocolError,
     NotFoundError,
     QuotaError,
     SandboxConnectionError,
@@ -18,6 +19,7 @@ from sandbox_kernel.errors import (
     SandboxLostError,
 )
 from sandbox_kernel.operations import MAX_WAITING, Operations
+from sandbox_kernel.passages import Passages
 from sandbox_kernel.session_files import CREDIT, LinkFiles
 
 Answer = Callable[["Bridge", dict[str, Any], bytes | None], None]
@@ -190,3 +192,17 @@ async def test_without_a_sandbox_nothing_begins() -> None:
     operations = Operations(refuse, lambda: 0, lambda: 1, dict)
     with pytest.raises(SandboxConnectionError):
         await LinkFiles(operations).remove("x")
+
+
+@pytest.mark.parametrize("taken", ["x", None, [1], -1, 4, 1.5])
+async def test_passage_of_which_more_or_nonsense_was_taken_is_refused(taken: object) -> None:
+    def answer(bridge: Bridge, fields: dict[str, Any], data: bytes | None) -> None:
+        if data is None:
+            bridge.say(reader="/proc/2/fd/3", writer="/proc/2/fd/4")
+        else:
+            bridge.say(taken=taken)
+
+    passages = Passages(Bridge(answer).operations, lambda path, flags: None)
+    async with passages.into() as inlet:
+        with pytest.raises(LinkProtocolError, match="of 3 taken"):
+            await asyncio.wait_for(inlet.send([b"abc"]), 10)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 import sandbox_kernel
 from sandbox_kernel.library import Failure
+from tests.waiting import until
 
 if sys.platform != "linux":
     pytest.skip("the local provider needs bubblewrap, which only Linux has", allow_module_level=True)
@@ -52,6 +54,7 @@ def forge(kind: str) -> str:
         "pickled array": frame(b'{"end": %d, "header": {"kind": "npy"}}' % index, bad),
         "false error": frame(b'{"end": %d, "error": 3}' % index),
         "failed": frame(b'{"failed": "late"}'),
+        "kind of no kind": frame(b'{"end": %d, "header": {"kind": ["json"]}}' % index),
     }.get(kind, b"")
     if forged:
         writer._write(memoryview(forged))
@@ -71,6 +74,7 @@ LIES = [
     ("no result", "an end without a result"),
     ("false error", "an end without a result"),
     ("failed", "where that cannot be"),
+    ("kind of no kind", "what cannot be read: TypeError"),
     ("pickle", "kind 'pickle' are not known"),
     ("pickled array", "does not travel"),
 ]
@@ -95,3 +99,25 @@ async def test_liar_among_honest_inputs_costs_no_more_than_what_it_had() -> None
     assert len(results) == 30
     assert "honest" in results
     assert {one if isinstance(one, str) else one.kind for one in results} == {"honest", "may have run"}
+
+
+def leaving(number: int) -> int:
+    """Have the sandbox's half of the map end well after the first input, as if there were no more."""
+    if number == 0:
+        frame: Any = sys._getframe()
+        while "reader" not in frame.f_locals:
+            frame = frame.f_back
+        frame.f_locals["reader"].next = lambda flush: None
+    return number
+
+
+async def test_sandbox_that_leaves_before_the_end_is_replaced() -> None:
+    async def inputs() -> AsyncIterator[int]:
+        yield 0
+        # When it leaves it has nothing, and there is more to do.
+        await until(lambda: mapping.replaced == 1)
+        yield 1
+        yield 2
+
+    mapping = sandbox_kernel.map(leaving, inputs(), sandboxes=1)
+    assert await mapping == [0, 1, 2]

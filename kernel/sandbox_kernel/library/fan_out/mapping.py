@@ -267,7 +267,7 @@ class FanOut:
             worker = Worker(sandbox, self._function, work, self._max_result)
             try:
                 try:
-                    await worker.run()
+                    await _run_guarded(worker)
                 finally:
                     if not self._own:
                         await worker.end()
@@ -309,6 +309,17 @@ class FanOut:
                 waiting.append(item)
         for item in reversed(waiting):
             self._work.give_back(item)
+
+
+async def _run_guarded(worker: Worker) -> None:
+    """Run a worker. What nobody foresaw comes of what its sandbox sent, and is the loss of that sandbox alone."""
+    try:
+        await worker.run()
+    except SandboxKernelError:
+        raise
+    except Exception as exc:
+        told = f"{type(exc).__name__}: {str(exc)[:500]}"
+        raise LinkProtocolError(f"The sandbox sent what cannot be read: {told}") from exc
 
 
 def _may_have_run(item: Item, error: SandboxKernelError, *, again: bool) -> Failure:

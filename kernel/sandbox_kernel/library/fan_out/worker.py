@@ -104,7 +104,8 @@ class Worker:
         reply = cell.ended.result()
         if reply.get("status") != "ok":
             raise InvocationError(f"The sandbox's Python says: {reply.get('ename')}: {str(reply.get('evalue'))[:500]}")
-        if self.held:
+        if self.held or not self._work.over:
+            # It was not told that there is no more; others may still need it, also when it holds nothing.
             raise LinkProtocolError("The sandbox ended its work before it was done.")
 
     async def _drain(self, outlet: Passage, reader: asyncio.Future[None]) -> None:
@@ -183,7 +184,7 @@ class Worker:
             case {"ready": True} if not self.was_useful:
                 pass
             case _:
-                raise LinkProtocolError(f"{json.dumps(said)[:100]} where that cannot be")
+                raise LinkProtocolError(f"{_shown(said)} where that cannot be")
 
     async def _outcome(self, index: int, said: Json, data: bytes) -> Outcome:
         match said:
@@ -199,6 +200,13 @@ class Worker:
                 except values.TransferError as exc:
                     return _not_returned(index, str(exc))
         raise LinkProtocolError(f"an end without a result for input {index}")
+
+
+def _shown(said: Json) -> str:
+    try:
+        return json.dumps(said)[:100]
+    except RecursionError:
+        return "a deeply nested object"
 
 
 def _not_returned(index: int, reason: str) -> Outcome:

@@ -231,6 +231,11 @@ class ModelError(GenerationError):
 class FanOutError(SandboxKernelError):
     """A map over many inputs cannot go on; the message says why, and how much was done."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.results: dict[int, object] = {}
+        """What ``await map(…)`` had by then, by the inputs' numbers; a `Failure` where one failed."""
+
 
 class TransferError(SandboxKernelError):
     """A variable cannot travel into a sandbox or out of it; the message says why."""

@@ -40,7 +40,7 @@ async def map_cell(context: CommandContext, arguments: Namespace, body: str) -> 
 
     The cell's code runs in each sandbox first, with its imports and whatever else the function needs. The results are
     in a variable, in the order of the inputs; an input that failed has its failure there. The sandboxes end with the
-    cell. An interrupt ends it; the results so far are kept.
+    cell. An interrupt or an error ends it; the results so far are kept.
     """
     name, to = arguments.name, arguments.to or f"{arguments.name}_results"
     for one in (name, arguments.inputs, to):
@@ -64,7 +64,10 @@ async def map_cell(context: CommandContext, arguments: Namespace, body: str) -> 
     try:
         with counting:
             await _collect(mapping, found)
-    except (asyncio.CancelledError, CellError):
+    except (asyncio.CancelledError, Exception) as exc:
+        if not found and not isinstance(exc, (asyncio.CancelledError, CellError)):
+            # Nothing was done, so what the variable has is not replaced by nothing.
+            raise
         context.write(f"Ended early: {mapping.summary}. The results so far are in {to}, by input.\n", error=True)
         await variables.put(to, {index: found[index] for index in sorted(found)})
         raise

@@ -202,6 +202,32 @@ def test_interrupted_map_cell_keeps_what_was_done(plain: tuple[FrontEnd, KernelM
     assert front_end.run("work_results").result == "{0: 0, 1: 1, 2: 2, 3: 3}"
 
 
+ONCE = """%%sandbox map once over range_of_3 --sandboxes 1
+import os
+
+if os.path.exists("left"):
+    raise RuntimeError("not again")
+
+def once(number):
+    if number == 1:
+        open("left", "w").close()
+        os._exit(3)
+    return -number
+"""
+
+
+def test_map_cell_that_cannot_go_on_keeps_what_was_done(plain: tuple[FrontEnd, KernelManager]) -> None:
+    front_end = plain[0]
+    front_end.run("range_of_3 = range(3)")
+    ran = front_end.run(ONCE)
+    assert "not again" in ran.contents("error")[0]["evalue"]
+    assert "2 of 3 inputs were done, 1 of them with a failure" in texts(ran)
+    assert front_end.run("once_results[0], once_results[1].kind, len(once_results)").result == "(0, 'may have run', 2)"
+    # An error before anything was done leaves them as they are.
+    assert front_end.run(ONCE.replace("def once", "def other")).status == "error"
+    assert front_end.run("len(once_results)").result == "2"
+
+
 def test_map_cell_works_with_the_variables_of_the_notebooks_sandbox(notebook: FrontEnd) -> None:
     assert notebook.run("sizes = range(100)").status == "ok"
     ran = notebook.run(MAP)

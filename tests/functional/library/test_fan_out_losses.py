@@ -22,6 +22,7 @@ import sandbox_kernel
 from sandbox_kernel import Sandbox, blocking_map
 from sandbox_kernel.errors import ConfigurationError, FanOutError
 from sandbox_kernel.library import Failure, FanOut, Results
+from sandbox_kernel.library.fan_out.mapping import map_source
 from tests.executor_process import serving
 from tests.gateways import TOKEN
 from tests.gateways import serving as gateway
@@ -160,7 +161,73 @@ async def test_when_no_sandbox_can_be_had_it_says_so(tmp_path: Path) -> None:
         await mapping
 
 
+ONCE = """
+import os
+
+if os.path.exists("left"):
+    raise RuntimeError("not again")
+
+def once(number):
+    if number == 1:
+        open("left", "w").close()
+        os._exit(3)
+    return -number
+"""
+
+
+async def test_error_of_the_map_has_the_results_so_far() -> None:
+    mapping = map_source("once", ONCE, [0, 1, 2], sandboxes=1)
+    with pytest.raises(FanOutError, match="not again") as raised:
+        await mapping
+    results = raised.value.results
+    assert results == mapping.results
+    assert results[0] == 0
+    assert isinstance(results[1], Failure)
+    assert 2 not in results
+
+
+async def test_whatever_ends_a_map_its_results_so_far_are_not_lost(pair: list[Sandbox]) -> None:
+    async def inputs() -> AsyncIterator[int]:
+        yield 3
+        await until(lambda: mapping.results)
+        raise LookupError("the inputs' own")
+
+    mapping = sandbox_kernel.map(square, inputs(), sandboxes=pair)
+    with pytest.raises(LookupError):
+        await mapping
+    assert mapping.results == {0: 9}
+
+
 # ---- interrupts
+
+
+async def test_break_ends_the_sandboxes() -> None:
+    before = bubblewraps()
+    mapping = sandbox_kernel.map(busy, range(100_000), sandboxes=2)
+    async for _ in mapping:
+        assert bubblewraps() > before
+        break
+    await until(lambda: mapping._closing is not None and mapping._closing.done())
+    assert bubblewraps() == before
+
+
+async def test_after_break_they_have_ended_when_the_context_is_left() -> None:
+    before = bubblewraps()
+    async with sandbox_kernel.map(busy, range(100_000), sandboxes=2) as mapping:
+        async for _ in mapping:
+            break
+    assert bubblewraps() == before
+    assert all(task.done() for task in mapping._tasks)
+
+
+def test_break_at_the_end_of_a_program_ends_the_sandboxes() -> None:
+    async def program() -> None:
+        async for _ in sandbox_kernel.map(busy, range(100_000), sandboxes=2):
+            break
+
+    before = bubblewraps()
+    asyncio.run(program())
+    assert bubblewraps() == before
 
 
 async def test_cancelled_map_leaves_no_sandbox_and_says_what_was_done() -> None:

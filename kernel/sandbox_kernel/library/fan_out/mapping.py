@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Sequence, Sized
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Union
@@ -136,12 +137,16 @@ class FanOut:
         self._on_progress = on_progress
         self._told, self._told_done = 0.0, 0
         self._work: Work | None = None
-        self._outcomes: AsyncGenerator[Outcome, None] | None = None
+        self._outcomes: weakref.ref[AsyncGenerator[Outcome, None]] | None = None
+        """Weak, as the work refers to this: so the loop closes them when nobody iterates over them any more."""
+        self._closing: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._fatal: Exception | None = None
         self._left = len(self._pool)
         self.call: Call = asyncio.to_thread
         """What takes the next inputs, which may take time."""
+        self.results: dict[int, Any] = {}
+        """What ``await`` has so far, by the inputs' numbers; a `Failure` where one failed. Also after an error."""
         self.replaced = 0
         """Sandboxes that were lost, and renewed."""
 
@@ -151,8 +156,9 @@ class FanOut:
     def __aiter__(self) -> AsyncGenerator[Outcome, None]:
         if self._outcomes is not None:
             raise StateError("A map can be iterated over once.")
-        self._outcomes = self._run()
-        return self._outcomes
+        outcomes = self._run()
+        self._outcomes = weakref.ref(outcomes)
+        return outcomes
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,8 +166,12 @@ class FanOut:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._outcomes is not None:
-            await self._outcomes.aclose()
+        outcomes = self._outcomes() if self._outcomes is not None else None
+        if outcomes is not None:
+            await outcomes.aclose()
+        elif self._work is not None:
+            # Nobody has them any more: they are closed already, or soon.
+            await self._close()
 
     # ---- how far it is
 
@@ -198,10 +208,14 @@ class FanOut:
     # ---- doing it
 
     async def _collect(self) -> Results:
-        found: dict[int, Any] = {}
-        async with aclosing(self.__aiter__()) as outcomes:
-            async for one in outcomes:
-                found[one.index] = one.value if one.failure is None else one.failure
+        found = self.results
+        try:
+            async with aclosing(self.__aiter__()) as outcomes:
+                async for one in outcomes:
+                    found[one.index] = one.value if one.failure is None else one.failure
+        except FanOutError as exc:
+            exc.results = found
+            raise
         return Results(found[index] for index in range(len(found)))
 
     async def _run(self) -> AsyncGenerator[Outcome, None]:
@@ -225,7 +239,7 @@ class FanOut:
                 # They are told that there is no more, and are free when they have heard it.
                 await asyncio.wait(self._tasks, timeout=END_TIMEOUT)
         finally:
-            await _to_the_end(self._close())
+            await self._close()
 
     async def _watched(self, task: Coroutine[Any, Any, None], work: Work) -> None:
         """Do it; what it fails of ends all, also an error of the inputs' own."""
@@ -251,6 +265,11 @@ class FanOut:
             self._on_progress(self)
 
     async def _close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._end_work())
+        await _to_the_end(self._closing)
+
+    async def _end_work(self) -> None:
         if self._own:
             # Before its start is cancelled, if it is starting: so it is known to have ended.
             await asyncio.gather(*(sandbox.close() for sandbox in self._pool), return_exceptions=True)
@@ -346,9 +365,8 @@ def _pool(sandboxes: int | Sequence[Sandbox], options: dict[str, Any], inputs: I
     return pool
 
 
-async def _to_the_end(work: Any) -> None:
-    """Do this also when whoever waits for it is cancelled meanwhile: nothing may be left behind."""
-    task = asyncio.ensure_future(work)
+async def _to_the_end(task: asyncio.Task[None]) -> None:
+    """Wait for this also when whoever waits for it is cancelled meanwhile: nothing may be left behind."""
     cancelled = False
     while not task.done():
         try:

@@ -5,6 +5,7 @@ Only into it: nothing that comes out of a sandbox is unpickled.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 import importlib
@@ -25,6 +26,9 @@ HINT = (
     "pass it with each input, define it in the function, or install cloudpickle here and in the sandbox's environment "
     "(pip install 'sandbox-kernel[fan-out]')"
 )
+
+_ELSEWHERE = object()
+"""The meaning of a name that is no global variable: a builtin, or one that is there only when the function runs."""
 
 Json = dict[str, Any]
 
@@ -82,20 +86,31 @@ class _Source:
 
     def __init__(self, function: Any) -> None:
         self._parts: dict[str, str] = {}
-        self._add(function.__name__ if isinstance(function, types.FunctionType) else "", function)
-        self.text = "\n".join(self._parts.values())
+        self._meanings: dict[str, Any] = {}
+        """What each name means. All of them are in one space there, and may come from several modules here."""
+        self._annotated = False
+        name = function.__name__ if isinstance(function, types.FunctionType) else ""
+        self._meanings[name] = function
+        self._add(name, function)
+        # So annotations are not looked at, and the names in them need not be there.
+        first = ["from __future__ import annotations"] if self._annotated else []
+        self.text = "\n".join([*first, *self._parts.values()])
 
     def _add(self, name: str, function: Any) -> None:
         source = _source_of(name, function)
         # In its place before what it uses is looked at: it may use itself.
         self._parts[name] = source
+        self._annotated = self._annotated or _is_annotated(source)
         for used in _globals_of(function.__code__):
-            if used in self._parts or used not in function.__globals__:
-                # A builtin; or a name that is there only when the function runs, if at all.
-                continue
-            self._use(used, function.__globals__[used])
+            self._use(used, function.__globals__.get(used, _ELSEWHERE))
 
     def _use(self, name: str, value: Any) -> None:
+        if name in self._meanings:
+            self._require_same(name, value)
+            return
+        self._meanings[name] = value
+        if value is _ELSEWHERE:
+            return
         if isinstance(value, types.ModuleType):
             self._parts[name] = f"import {value.__name__} as {name}"
         elif (origin := _importable(value)) is not None:
@@ -104,6 +119,11 @@ class _Source:
             self._add(name, value)
         else:
             self._parts[name] = _constant(name, value)
+
+    def _require_same(self, name: str, value: Any) -> None:
+        known = self._meanings[name]
+        if known is not value and not _are_same_data(known, value):
+            raise _NotAsSourceError(f"the name {name} means one thing in one function and another in the next")
 
 
 def _source_of(name: str, function: Any) -> str:
@@ -117,7 +137,7 @@ def _source_of(name: str, function: Any) -> str:
     if hasattr(function, "__wrapped__"):
         raise _NotAsSourceError("it is decorated")
     if function.__defaults__ or function.__kwdefaults__:
-        # Default values are computed where the function is defined, of names that may mean something else meanwhile.
+        # They are computed where the function is defined, and may have been changed since: here they are plain data.
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             _constant("a default value", value)
     try:
@@ -126,7 +146,32 @@ def _source_of(name: str, function: Any) -> str:
         raise _NotAsSourceError("its source is not to be had") from None
     if not source.lstrip().startswith("def "):
         raise _NotAsSourceError("it is decorated, or part of something else")
+    if not _has_literal_defaults(source, function):
+        raise _NotAsSourceError("a default value of its arguments is computed where it is defined")
     return source
+
+
+def _is_annotated(source: str) -> bool:
+    return any(
+        getattr(node, "annotation", None) or getattr(node, "returns", None) for node in ast.walk(ast.parse(source))
+    )
+
+
+def _has_literal_defaults(source: str, function: types.FunctionType) -> bool:
+    """Whether the source says the default values as they are, without a name of anything."""
+    try:
+        (definition,) = ast.parse(source).body
+        assert isinstance(definition, ast.FunctionDef)
+        arguments = definition.args
+        defaults = tuple(ast.literal_eval(one) for one in arguments.defaults)
+        named = {
+            argument.arg: ast.literal_eval(default)
+            for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+            if default is not None
+        }
+    except (ValueError, SyntaxError):
+        return False
+    return defaults == (function.__defaults__ or ()) and named == (function.__kwdefaults__ or {})
 
 
 def _globals_of(code: types.CodeType) -> Iterator[str]:
@@ -165,6 +210,13 @@ def _is_installed(module: str) -> bool:
     file = str(getattr(sys.modules.get(module), "__file__", "") or "")
     paths = sysconfig.get_paths()
     return any(file.startswith(paths[kind]) for kind in ("purelib", "platlib"))
+
+
+def _are_same_data(one: Any, other: Any) -> bool:
+    try:
+        return _constant("", one) == _constant("", other)
+    except _NotAsSourceError:
+        return False
 
 
 def _constant(name: str, value: Any) -> str:

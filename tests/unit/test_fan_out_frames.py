@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sandbox_kernel.errors import LinkProtocolError
 from sandbox_kernel.library.fan_out.frames import LAST, MAX_SAID, Frames, frame
-from sandbox_kernel.library.fan_out.inside import FRAME
+from sandbox_kernel.library.fan_out.inside import FRAME, described
 
 SAID = st.dictionaries(st.text(max_size=5), st.integers(), max_size=3)
 
@@ -19,6 +19,12 @@ def test_frames_come_whole_however_they_are_cut(sent: list[tuple[dict[str, int],
     frames = Frames(300)
     taken = [one for start in range(0, len(whole), size) for one in frames.feed(whole[start : start + size])]
     assert taken == sent
+
+
+def test_longest_text_of_an_exception_comes_whole() -> None:
+    said = {"end": 1 << 60, "error": described(ValueError("\N{PILE OF POO}" * 30_000))}
+    (whole,) = frame(said, [])
+    assert list(Frames(0).feed(bytes(whole))) == [(said, b"")]
 
 
 @given(st.binary(max_size=200))

@@ -14,8 +14,8 @@ from sandbox_kernel.link.protocol import Buffer
 
 from .inside import FRAME
 
-MAX_SAID = 256 * 1024
-"""Bytes of a frame's JSON object."""
+MAX_SAID = 512 * 1024
+"""Bytes of a frame's JSON object: an exception's texts (inside.py) take up to 12 for each of their characters."""
 LAST = FRAME.pack(0, 0)
 """The frame after which a worker ends."""
 

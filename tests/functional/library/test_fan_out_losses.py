@@ -69,6 +69,34 @@ async def test_idempotent_input_is_tried_again_and_not_for_ever() -> None:
     assert "tried 3 times" in failure.message
 
 
+class Unlucky(Sandbox):
+    """A sandbox whose next start fails as that of one does that is killed meanwhile."""
+
+    fails = False
+
+    async def ensure_started(self) -> None:
+        if self.fails:
+            self.fails = False
+            raise ConfigurationError("it was killed while it started")
+        await super().ensure_started()
+
+
+async def test_sandbox_that_is_killed_while_it_starts_again_is_one_more_loss() -> None:
+    async def inputs() -> AsyncIterator[int]:
+        yield 0
+        await until(lambda: mapping.results)
+        pool[0].fails = True
+        yield 7
+        yield 8
+
+    async with Unlucky() as sandbox:
+        pool = [sandbox]
+        mapping = sandbox_kernel.map(deadly, inputs(), sandboxes=pool)
+        results = await mapping
+    assert (results[0], results[1].kind, results[2]) == (0, "may have run", 8)
+    assert mapping.replaced == 2
+
+
 @asynccontextmanager
 async def killing(least: float, most: float) -> AsyncIterator[list[int]]:
     """Kill sandboxes of this process and its children, at random, so many seconds apart; give the list of those."""

@@ -290,9 +290,12 @@ class FanOut:
                 finally:
                     if not self._own:
                         await worker.end()
-            except (FanOutError, ConfigurationError, StateError):
+            except (FanOutError, StateError):
                 raise
             except SandboxKernelError as exc:
+                if isinstance(exc, ConfigurationError) and not work.has_begun:
+                    # Later it is none of the configuration: one that is killed while it starts looks like that.
+                    raise
                 if isinstance(exc, InvocationError) and not worker.started:
                     # Nothing was lost: the sandbox has no pipes, or not that kind of code.
                     raise FanOutError(f"The sandbox cannot take part in a map: {exc}") from exc

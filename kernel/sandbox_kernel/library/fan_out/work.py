@@ -57,6 +57,8 @@ class Work:
         """Not taken yet, with the bytes that they came in."""
         self.given = self.done = self.failed = self.under_way = 0
         """Inputs that were taken; that have an outcome; of these, a failure; that a worker has."""
+        self.has_begun = False
+        """Whether any worker has begun with any input."""
         self.listeners: list[asyncio.Event] = []
         """Set when there may be something to do for a worker."""
         self.heard = asyncio.Event()

@@ -172,7 +172,7 @@ class Worker:
         expected = self.held[0].index if self.held else None
         match said:
             case {"begin": int()} if index == expected and not self.begun:
-                self.begun = self.was_useful = True
+                self.begun = self.was_useful = self._work.has_begun = True
             case {"end": int()} if index == expected and self.begun:
                 outcome = await self._outcome(self.held[0].index, said, data)
                 self.held.popleft()

@@ -1,4 +1,4 @@
-"""The samples once more, with the sandboxes on the nodes of a Ray cluster; all suites on demand."""
+"""The suites once more, with the sandboxes on the nodes of a Ray cluster; on demand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from tests.ray_cluster import clustered
 
-from .children import CHOSEN, run_suites, tell_passed
-from .conftest import KERNEL
+from .children import SUITES, run_suites, tell_passed
+from .conftest import KERNEL, WHOLE
 
 if sys.platform != "linux":
     pytest.skip("the sandboxes of a node need bubblewrap, which only Linux has", allow_module_level=True)
@@ -21,11 +21,12 @@ _SECONDS = 2400
 OPTIONS = {"unused_timeout": 4.0}
 
 
+@pytest.mark.skipif(not WHOLE, reason="SANDBOX_CONFORMANCE_WHOLE=1 runs it: each sandbox takes seconds to start there")
 @pytest.mark.skipif(KERNEL != "sandbox", reason="another kernel is under test")
 @pytest.mark.timeout(_SECONDS)
 def test_the_suites_pass_through_a_ray_cluster(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
     with clustered(tmp_path / "ray", cpus=32) as cluster:
         title = "Python (sandbox in a Ray cluster)"
         options = cluster.arguments(**OPTIONS)
-        done = run_suites(tmp_path, "sandbox-ray", title, options, str(CHOSEN), timeout=_SECONDS)
+        done = run_suites(tmp_path, "sandbox-ray", title, options, str(SUITES), timeout=_SECONDS)
     tell_passed(done, "conformance through a Ray cluster", record_property)

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
+from nbclient import NotebookClient
 
 if sys.platform != "linux":
     pytest.skip("the sandboxes of a node need bubblewrap, which only Linux has", allow_module_level=True)
@@ -18,11 +20,12 @@ pytest.importorskip("ray", reason="ray is not installed: there is no wheel for t
 
 from tests.ray_cluster import RayCluster, clustered
 
-from .client import Exchange, FrontEnd, KernelProcess, running, spawn_with
+from .client import Exchange, FrontEnd, KernelProcess, kernel_environment, running, spawn_with
 
 CPUS = 2
 """Of each node, and of each sandbox: so there is one on each."""
 PATIENCE = 90.0
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "cluster.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +206,22 @@ SENTENCE = (
     "The sandbox ended: the node that it ran on left the Ray cluster. Its variables are gone; the next cell starts a "
     "fresh one."
 )
+
+
+def test_the_notebook_about_many_sandboxes_runs_on_both_nodes(cluster: RayCluster, tmp_path: Path) -> None:
+    given = cluster.options(cpus=0.5)
+    settings = [f"c.RayProvider.{name} = {value!r}" for name, value in given.items()]
+    environment = {**kernel_environment(tmp_path), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/jupyter_sandbox_config.py").write_text(
+        "\n".join(['c.SandboxSession.provider = "ray"', 'c.Workspace.mode = "private"', *settings])
+    )
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    shows = nbformat.v4.new_code_cell("%sandbox cluster")  # type: ignore[no-untyped-call]
+    stops = nbformat.v4.new_code_cell("%sandbox stop")  # type: ignore[no-untyped-call]
+    notebook.cells += [shows, stops]
+    NotebookClient(notebook, timeout=PATIENCE, kernel_name="sandbox", resources={}).execute(env=environment)
+    said = {cell.source.partition("\n")[0]: str(cell.get("outputs", "")) for cell in notebook.cells}
+    assert "replicas 1, 3:" in said["%%sandbox --replicas 4"]
+    assert "2,000 of 2,000 done" in said["%%sandbox map collatz over numbers --sandboxes 4 --to steps"]
+    assert "(this notebook's)" in said["%sandbox cluster"]

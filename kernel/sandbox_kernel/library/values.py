@@ -52,16 +52,17 @@ def encode(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
 
 def decode(header: dict[str, Any], buffers: Sequence[Buffer]) -> Any:
     """Return the value. Raises TransferError where the data are not what `encode` makes."""
-    readers: dict[Any, Callable[..., Any]] = {
+    readers: dict[str, Callable[..., Any]] = {
         "json": _decode_json,
         "npy": _decode_numpy,
         "frame": _decode_frame,
         "series": _decode_series,
         "table": _decode_table,
     }
-    reader = readers.get(header.get("kind"))
+    kind = header.get("kind")
+    reader = readers.get(kind) if isinstance(kind, str) else None
     if reader is None:
-        raise TransferError(f"values of the kind {str(header.get('kind'))[:40]!r} are not known")
+        raise TransferError(f"values of the kind {str(kind)[:40]!r} are not known")
     try:
         return reader(header, _joined(buffers))
     except TransferError:

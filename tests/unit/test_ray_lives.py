@@ -218,7 +218,7 @@ class Frail:
 
 
 async def test_an_actor_ends_though_its_watch_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WATCH", "KEPT"):
+    for name in ("WATCH", "KEPT", "FAILS"):
         monkeypatch.setattr(hosting, name, 0.01)
     ended = threading.Event()
     host = SandboxHost(ordered(), claimed_within=600, end_actor=ended.set)

@@ -42,6 +42,8 @@ CLAIMED_WITHIN = 120.0
 KEPT = 5.0
 """Seconds for which the actor of a sandbox that has ended tells why. It holds its resources meanwhile."""
 WATCH = 1.0
+FAILS = 60.0
+"""Seconds for which the watch over a sandbox may fail; then it is ended, since nothing else would end it."""
 COMPUTES = 0.02
 """Share of one processor from which on a sandbox computes; an idle kernel takes less than a tenth of it."""
 MAX_LINKS = 8
@@ -295,7 +297,7 @@ class SandboxHost:
             except Exception as exc:
                 logging.getLogger(__name__).exception("the watch over %s has failed", self._order["sandbox_id"])
                 fails_since = fails_since or time.monotonic()
-                if not self._ended_at and time.monotonic() - fails_since >= KEPT:
+                if not self._ended_at and time.monotonic() - fails_since >= FAILS:
                     self._reason, self._ended_at = f"its node cannot watch over it ({exc!r})", time.monotonic()
         self._end_actor()
 

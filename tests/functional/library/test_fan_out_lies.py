@@ -74,7 +74,7 @@ LIES = [
     ("no result", "an end without a result"),
     ("false error", "an end without a result"),
     ("failed", "where that cannot be"),
-    ("kind of no kind", "what cannot be read: TypeError"),
+    ("kind of no kind", "are not known"),
     ("pickle", "kind 'pickle' are not known"),
     ("pickled array", "does not travel"),
 ]

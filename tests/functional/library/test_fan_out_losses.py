@@ -158,6 +158,8 @@ async def test_on_an_executor_inputs_that_may_have_run_are_told_and_not_run_agai
     pytest.importorskip("grpc")
     with serving(tmp_path / "executor") as executor:
         argv = [f"--ExecutorProvider.address={executor.address}", f"--ExecutorProvider.key_file={executor.key_file()}"]
+        # Else each sandbox gets a copy of the folder that the tests are run in, with all that was built there.
+        argv.append("--Workspace.mode=private")
         np = pytest.importorskip("numpy")
         arrays = [np.arange(500_000)] * 4
         doubled = await sandbox_kernel.map(told, arrays, sandboxes=2, provider="executor", argv=argv)

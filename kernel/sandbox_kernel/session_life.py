@@ -130,10 +130,21 @@ class SessionLife(SessionCore):
         if found is not None:
             return found
         self._provider.on_waiting = self._on_waiting
-        creating = self._provider.create(SandboxSpec(self._correlation_id, directory=self._directory, kept=outlives))
-        sandbox = await (self._created_or_given_back(creating) if outlives else creating)
+        creating = self._create(kept=outlives)
+        return await (self._created_or_given_back(creating) if outlives else creating)
+
+    async def _create(self, *, kept: bool) -> Sandbox:
+        """Return a new sandbox that is noted; where it is ``kept``, before anything runs in it.
+
+        Of one that outlives this process nobody else would know.
+        """
+        sandbox = await self._provider.create(SandboxSpec(self._correlation_id, directory=self._directory, kept=kept))
         if self._recorder is not None:
-            self._spawn(self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id))
+            noting = self._recorder.made(sandbox, self._provider, correlation_id=self._correlation_id)
+            if kept:
+                await noting
+            else:
+                self._spawn(noting)
         return sandbox
 
     async def _copy_folder(self, sandbox: Sandbox) -> None:

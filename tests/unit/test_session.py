@@ -22,6 +22,8 @@ from sandbox_kernel.errors import (
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.link.protocol import Buffer
+from sandbox_kernel.providers.base import Capabilities, Provider, Sandbox
+from sandbox_kernel.recording import Recorder
 from sandbox_kernel.session import SandboxSession
 from tests.unsandboxed import ProcessProvider, throttled
 
@@ -111,6 +113,27 @@ async def test_a_provider_that_stays_throttled_is_given_up_after_three_attempts(
     assert provider.calls == 3
     assert session.state is State.ERROR
     await session.start()
+    assert session.state is State.ACTIVE
+
+
+async def test_a_sandbox_that_is_kept_is_noted_before_anything_runs_in_it(make: MakeSession) -> None:
+    """Whoever kills the process then finds it, and its variables, again."""
+
+    class SlowRecorder(Recorder):
+        may_write = asyncio.Event()
+
+        async def made(self, sandbox: Sandbox, provider: Provider, *, correlation_id: str) -> None:
+            await self.may_write.wait()
+
+    provider = ProcessProvider()
+    provider.capabilities = Capabilities(outlives_kernel=True)
+    recorder = SlowRecorder(EventLog())
+    session = make(provider, recorder=recorder)
+    starting = asyncio.ensure_future(session.start())
+    await asyncio.wait([starting], timeout=2)
+    assert (provider.calls, session.state) == (1, State.STARTING)
+    recorder.may_write.set()
+    await starting
     assert session.state is State.ACTIVE
 
 

@@ -61,9 +61,9 @@ class KernelCore:
         self._past: PastOutputs | None = None
         """Made when a sandbox is attached that was another kernel process's."""
         self._past_task: asyncio.Task[None] | None = None
+        """Shows past outputs in a cell that waits for it."""
         self._wait: Wait | None = None
         """Shows what a start waits for, where one has waited."""
-        """Shows past outputs in a cell that waits for it."""
         self._idle_since = 0.0
         self._clock: CellClock[Request] = CellClock()
         self._tasks: set[asyncio.Task[None]] = set()

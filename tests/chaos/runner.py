@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from sandbox_kernel.errors import NotFoundError, SandboxLostError
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
 from tests.executor_process import ExecutorProcess
 from tests.functional.client import Exchange, FrontEnd, KernelProcess, spawn, spawn_with
+from tests.processes import below
 
 from .faults import KILLS, NETWORK, Fault, make_plan
 from .proxy import ChaosProxy
@@ -275,15 +274,11 @@ class Chaos:
     def _signal(self, *words: str) -> None:
         """Kill the newest process of the sandbox whose command line has these words."""
         assert self.executor.process is not None
-        children = psutil.Process(self.executor.process.pid).children(recursive=True)
-        for process in sorted(children, key=lambda one: -one.pid):
-            try:
-                line = " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            if all(word in line for word in words) and "bwrap" not in line and "sandbox-janitor" not in line:
-                process.kill()
-                return
+        found = set(below(self.executor.process.pid, *words))
+        for other in ("bwrap", "sandbox-janitor"):
+            found -= set(below(self.executor.process.pid, other))
+        if found:
+            max(found, key=lambda one: one.pid).kill()
 
     def _kill_kernel(self) -> None:
         """Kill the kernel process, and start it again as a front end does."""

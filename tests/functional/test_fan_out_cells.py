@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 
 from tests.gateways import TOKEN, serving
+from tests.processes import sandboxes_of
 
 from .client import FrontEnd, KernelProcess, kernel_environment, running
 
@@ -50,11 +50,6 @@ def texts(ran: Any) -> str:
 def bar(ran: Any) -> str:
     """Return the last picture of the bar, as text."""
     return str(ran.contents("update_display_data")[-1]["data"]["text/plain"])
-
-
-def bubblewraps(pid: int) -> int:
-    """Return how many sandboxes a kernel has."""
-    return sum("bwrap:" in " ".join(one.cmdline()[:1]) for one in psutil.Process(pid).children(recursive=True))
 
 
 DIFFERENT = """%%sandbox --replicas 4
@@ -103,13 +98,13 @@ def test_output_of_replicas_is_guarded(notebook: FrontEnd) -> None:
 
 
 def test_interrupt_reaches_all_replicas_and_leaves_none(notebook: FrontEnd, kernel: KernelProcess) -> None:
-    before = bubblewraps(kernel.pid)
+    before = len(sandboxes_of(kernel.pid))
     code = (
         "%%sandbox --replicas 3\nimport time\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('ended')"
     )
     cell = notebook.cell(code)
     deadline = time.monotonic() + 60
-    while bubblewraps(kernel.pid) < before + 3 and time.monotonic() < deadline:
+    while len(sandboxes_of(kernel.pid)) < before + 3 and time.monotonic() < deadline:
         notebook._take(0.1)
     for _ in range(20):
         notebook._take(0.1)
@@ -118,9 +113,9 @@ def test_interrupt_reaches_all_replicas_and_leaves_none(notebook: FrontEnd, kern
         notebook._take(0.5)
     assert cell.contents("error")[0]["ename"] == "KeyboardInterrupt"
     assert texts(cell) == "replicas 1–3:\nended\n"  # noqa: RUF001 - that dash is meant
-    while bubblewraps(kernel.pid) > before and time.monotonic() < deadline:
+    while len(sandboxes_of(kernel.pid)) > before and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert bubblewraps(kernel.pid) == before
+    assert len(sandboxes_of(kernel.pid)) == before
 
 
 def test_replicas_in_an_ordinary_notebook(plain: tuple[FrontEnd, KernelManager]) -> None:

@@ -16,6 +16,7 @@ if sys.platform != "linux":
     pytest.skip("the servers are started and ended as on Linux", allow_module_level=True)
 pytest.importorskip("jupyter_server")
 
+from sandbox_kernel.providers.gateway.words import END_LOST
 from tests.certificates import Authority
 from tests.gateways import ENTERPRISE_GATEWAY, JUPYTER_SERVER, KINDS, TOKEN, GatewayProcess, answering, serving
 from tests.ports import free_port
@@ -203,6 +204,31 @@ def test_what_a_gateway_drops_of_a_flood_it_says_in_the_cell(tmp_path: Path) -> 
         assert cell.status == "ok"
         assert "IOPub data rate exceeded" in cell.stream("stderr")
         assert front_end.run("1").result == "1"
+
+
+def test_a_cell_whose_end_a_slow_gateway_drops_ends_all_the_same(gateway: GatewayProcess, tmp_path: Path) -> None:
+    done = gateway.work / "done"
+    with opened(tmp_path, gateway) as front_end:
+        cell = front_end.cell(
+            "import threading\n"
+            "input('go?')\n"
+            "for _ in range(6000): print('x' * 5000, flush=True)\n"
+            "threading.Timer(1, open, ('done', 'w')).start()"
+        )
+        front_end.until(lambda: bool(cell.questions))
+        front_end.answer("")
+        front_end.until(lambda: "x" in cell.stream())
+        gateway.process.send_signal(signal.SIGSTOP)
+        try:
+            # ZeroMQ keeps two thousand messages for it, and drops the others, the idle status among them.
+            front_end.until(done.exists)
+        finally:
+            gateway.process.send_signal(signal.SIGCONT)
+        front_end.finish(cell)
+        assert cell.status == "ok"
+        assert END_LOST in cell.stream("stderr")
+        assert 0 < cell.stream().count("x") < 6000 * 5000
+        assert front_end.run("40 + 2").result == "42"
 
 
 def test_reaping_ends_the_kernels_of_dead_kernel_processes_and_no_others(

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sandbox_kernel.errors import SandboxLostError
@@ -19,6 +18,7 @@ from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.providers.local.sandbox import LocalSandbox
 from sandbox_kernel.workspace.settings import Workspace
 from tests.peer import TIMEOUT, Peer
+from tests.processes import below, sandboxes_of
 
 
 @asynccontextmanager
@@ -197,8 +197,7 @@ async def written(file: Path) -> None:
 
 async def journalled(size: int) -> None:
     """Wait until the bridge has put so many bytes into files. What a cell has printed may be on its way for long."""
-    processes = psutil.Process().children(recursive=True)
-    (bridge,) = [one for one in processes if "/opt/sandbox-bridge/__main__.py" in one.cmdline()[:3]]
+    (bridge,) = set(below(None, "/opt/sandbox-bridge/__main__.py")) - set(sandboxes_of())
     deadline = time.monotonic() + TIMEOUT
     while bridge.io_counters().write_chars < size:
         assert time.monotonic() < deadline

@@ -12,6 +12,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from sandbox_kernel.workspace.layers import remove_tree
+from tests.processes import sandboxes_of
 
 from .client import FrontEnd, kernel_environment
 
@@ -58,8 +59,7 @@ class PlainNotebook:
 
     def sandboxes(self) -> list[psutil.Process]:
         """The bubblewraps of this kernel."""
-        children = psutil.Process(self.manager.provisioner.pid).children(recursive=True)  # type: ignore[union-attr]
-        return [child for child in children if "bwrap:" in " ".join(child.cmdline()[:1])]
+        return sandboxes_of(self.manager.provisioner.pid)  # type: ignore[union-attr]
 
     def end(self) -> None:
         """End the kernel as a front end does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -19,6 +18,7 @@ import psutil
 import pytest
 
 from sandbox_kernel.tools.workshop import Workshop, WorkshopSettings
+from tests.processes import below
 
 mcp = pytest.importorskip("mcp")
 if sys.platform != "linux":
@@ -164,12 +164,7 @@ def test_the_scheme_of_the_key_may_be_written_in_any_way(address: str) -> None:
 
 def runs_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """What runs the slow tool in a server's sandboxes."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if any("harness" in word for word in child.cmdline()):
-                found.append(child)
-    return found
+    return below(process.pid, "harness")
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import psutil
 import pytest
 
 from sandbox_kernel import Sandbox
 from sandbox_kernel.tools import ToolRegistry
 from sandbox_kernel.tools.mcp_source import LIMIT_HINT as HINT
 from sandbox_kernel.tools.settings import Tools
+from tests.processes import below
 
 pytest.importorskip("mcp")
 if sys.platform != "linux":
@@ -76,7 +76,7 @@ async def test_a_server_over_stdio_is_a_source_of_tools_and_ends_with_the_regist
     registry = ToolRegistry(Tools(mcp_servers={"sample": STDIO}))
     assert await shown(registry) == SHOWN.format(secret=5)
     await registry.close()
-    assert not [child for child in psutil.Process().children(recursive=True) if str(SERVER) in child.cmdline()]
+    assert not below(None, str(SERVER))
 
 
 async def test_a_server_over_http_is_a_source_of_tools(address: str) -> None:
@@ -146,7 +146,7 @@ async def test_servers_that_hang_keep_nothing_else_away(monkeypatch: pytest.Monk
         ]
         never.set()
     await registry.close()
-    assert not [child for child in psutil.Process().children(recursive=True) if "no json" in " ".join(child.cmdline())]
+    assert not below(None, "no json")
 
 
 class Slow(ModuleType):
@@ -176,9 +176,8 @@ async def test_who_calls_a_tool_of_a_server_that_hangs_hears_which_one(monkeypat
 async def test_a_server_that_dies_is_an_error_of_its_call() -> None:
     registry = ToolRegistry(Tools(mcp_servers={"sample": {**STDIO, "timeout": 10}}))
     await registry.load()
-    for child in psutil.Process().children(recursive=True):
-        if str(SERVER) in child.cmdline():
-            child.kill()
+    for server in below(None, str(SERVER)):
+        server.kill()
     code = "try:\n    tools.sample_add(a=1, b=2)\nexcept tools.ToolError as exc:\n    print('told')"
     assert await shown(registry, code) == "told\n"
     await registry.close()

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-import psutil
+from tests.processes import sandboxes_of
 
 
 def square(number: int) -> int:
@@ -35,11 +35,4 @@ def told(data: Any) -> Any:
 
 def bubblewraps() -> set[int]:
     """Return the sandboxes of this process."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "bwrap:" in " ".join(child.cmdline()[:1]):
-                found.add(child.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return {one.pid for one in sandboxes_of()}

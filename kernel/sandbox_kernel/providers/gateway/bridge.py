@@ -27,15 +27,19 @@ from .channels import KernelSocket, MessageTooLargeError
 from .ends import GatewayKernel, RelayTransport
 from .greeting import Greeting, KernelInfo, in_time
 from .messages import ChannelMessage
-from .own import OwnRequests, make_header
+from .own import OwnRequest, OwnRequests, make_header
 from .sent import ON_CONTROL, Lane, Sent, SentRequests
 
 Json = dict[str, Any]
 
 LAST_OUTPUTS = 2.0
 """Seconds after a lane's answer in which its outputs must have come."""
+END_IN = 2.0
+"""Seconds after its reply in which a request's idle status must have come; then it is looked for."""
+END_QUESTIONS = 5
+"""How often a kernel of which no output was ever heard for such questions is asked for it."""
 TOPIC = b"kernel"
-SHELL = Lane("shell")
+SHELL, BESIDE = Lane("shell"), Lane("control")
 
 
 class RelayBridge:
@@ -61,7 +65,7 @@ class RelayBridge:
         self._info: KernelInfo | None = None
         """What the kernel said of itself; None while it does not answer."""
         self._greeting: asyncio.Task[None] | None = None
-        self._settling: list[asyncio.Task[None]] = []
+        self._settling: set[asyncio.Task[None]] = set()
         self._aside: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[bytes, list[Buffer]]] = []
         self._life = 1
@@ -256,6 +260,8 @@ class RelayBridge:
             self._send([envelope.STDIN + sent.kind[1:], *parts])
         else:
             self._send([sent.kind, *parts], urgent=sent.kind[:1] in ON_CONTROL)
+            if not sent.idle:
+                asyncio.get_running_loop().call_later(END_IN, self._miss_end, sent)
 
     def _on_output(self, parts: list[Buffer]) -> None:
         if bytes(parts[1]) == b"{}" and b'"status"' in bytes(parts[0]):
@@ -325,7 +331,7 @@ class RelayBridge:
         for task in (self._greeting, *self._settling):
             if task is not None:
                 task.cancel()
-        self._greeting, self._settling = None, []
+        self._greeting, self._settling = None, set()
         self._own.forget()
         self._unsent.clear()
 
@@ -341,7 +347,7 @@ class RelayBridge:
             text = words.cut(time.monotonic() - self._lost_at)
             self._publish("stream", {"name": "stderr", "text": text}, running.header)
         lanes = {SHELL, *(sent.lane for sent in self._sent.doubtful(self._connections))}
-        self._settling = [asyncio.ensure_future(self._settle(lane, self._connections)) for lane in lanes]
+        self._settling = {asyncio.ensure_future(self._settle(lane, self._connections)) for lane in lanes}
         self._send_unsent()
 
     def _send_unsent(self) -> None:
@@ -364,6 +370,31 @@ class RelayBridge:
         for sent in self._sent.doubtful(connection):
             if sent.lane == lane:
                 self._give_up(sent, words.lost(begun=sent.busy or sent.replied))
+
+    def _miss_end(self, sent: Sent) -> None:
+        """Look for the end of a request that was answered, if it has not come yet."""
+        if self._sent.has(sent) and self._socket is not None and self._info is not None:
+            task = asyncio.ensure_future(self._find_end(sent, sent.lane if not self._info.is_ipython else BESIDE))
+            self._settling.add(task)
+            task.add_done_callback(lambda _: self._settling.discard(task))
+
+    async def _find_end(self, sent: Sent, lane: Lane) -> None:
+        """Ask until the question's idle status is heard, or the request's.
+
+        Outputs are published in order, but ZeroMQ drops what a slow gateway does not fetch, an idle status like any
+        other; a front end would wait for it for ever.
+        """
+        questions: list[OwnRequest] = []
+        try:
+            while self._sent.has(sent) and not any(question.idle.is_set() for question in questions):
+                if len(questions) >= END_QUESTIONS and not self._own.heard.is_set():
+                    break
+                questions.append(self._own.ask(lane, "kernel_info_request"))
+                await in_time(questions[-1].idle, END_IN)
+        finally:
+            self._own.done(*questions)
+        if self._sent.has(sent):
+            self._give_up(sent, words.END_LOST)
 
     def _give_up(self, sent: Sent, reason: str) -> None:
         """Give a request, of which nothing more will come, what it has not had."""

@@ -107,6 +107,10 @@ class SentRequests:
         """Return the cell that runs, as far as is known."""
         return next((one for one in self._by_id.values() if one.is_cell and one.busy and not one.idle), None)
 
+    def has(self, sent: Sent) -> bool:
+        """Whether a request is not done."""
+        return sent.msg_id in self._by_id
+
     def forget(self, sent: Sent) -> bool:
         """Forget a request; return whether it was there."""
         return self._by_id.pop(sent.msg_id, None) is not None

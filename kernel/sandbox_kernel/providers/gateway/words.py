@@ -17,6 +17,10 @@ TOO_LARGE = (
     "The message is larger than the gateway takes, so it was not sent; use less at a time, or raise "
     "GatewayProvider.largest_message where the gateway's own limit is higher."
 )
+END_LOST = (
+    "The gateway has not passed on that this cell ended, and perhaps not all of its output: more was sent at once than "
+    "it could take. The cell ran to its end."
+)
 BUSY = (
     "The kernel is busy with what somebody else, or an earlier kernel process, has begun; cells wait until that is "
     "done, and what it prints is not shown here.\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox_kernel.configuration import check, load_configuration
 from sandbox_kernel.errors import CommandError, ConfigurationError
 from sandbox_kernel.events import EventLog
-from sandbox_kernel.executor_api import grpc_settings
+from sandbox_kernel.executor_api import grpc_settings, memory
 from sandbox_kernel.providers.registry import SECTIONS, provider_classes
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def serve(arguments: Namespace) -> int:
 
 async def _serve(config: Config) -> None:
     grpc_settings.set_up()
+    memory.keep_blocks()
     try:
         from sandbox_kernel.executor.server import ExecutorServer
     except ImportError as exc:

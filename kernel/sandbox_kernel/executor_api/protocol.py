@@ -28,9 +28,9 @@ ERROR = "sandbox-error"
 
 CHUNK = 256 * 1024
 """Bytes of a file in one message; less where there is no more."""
-LINK_CHUNK = 96 * 1024
-"""Bytes of a link in one message at most. From 128 KiB on each piece is memory that the system gives and takes back
-(malloc(3)), which takes it more time than all the rest."""
+LINK_CHUNK = 384 * 1024
+"""Bytes of a link in one message at most: as many as a sandbox has on its way at most. Each message costs the same at
+both ends, however long it is. See memory.py."""
 LARGEST_MESSAGE = 4 * 1024 * 1024
 """Bytes of one message that either end takes."""
 OPTIONS: tuple[tuple[str, int], ...] = (

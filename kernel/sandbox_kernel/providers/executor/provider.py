@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from traitlets import Bool, Float, Unicode, default
 
 from sandbox_kernel.errors import AuthenticationError, ConfigurationError, SandboxKernelError, UnknownProviderError
-from sandbox_kernel.executor_api import DEFAULT_PORT, grpc_settings
+from sandbox_kernel.executor_api import DEFAULT_PORT, grpc_settings, memory
 from sandbox_kernel.executor_api.addresses import is_loopback, split
 from sandbox_kernel.providers.base import Capabilities, Diagnosis, Provider, Sandbox, SandboxRecord, SandboxSpec
 
@@ -106,6 +106,7 @@ class ExecutorProvider(Provider):
     def _connected(self) -> ExecutorClient:
         """Return the client of the event loop that runs: gRPC's objects belong to one. Raises ConfigurationError."""
         grpc_settings.set_up()
+        memory.keep_blocks()
         # Else it starts threads in processes that are forked off, and a local sandbox of root's needs one without any.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         try:

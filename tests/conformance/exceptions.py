@@ -5,6 +5,8 @@ A name is an upstream test without its parameters, or with them to mean one case
 
 from __future__ import annotations
 
+AT_MOST = 5
+AT_MOST_ON_A_SERVICE = 10
 _ENDS_ITSELF = (
     "a cell ends the process that the front end started, and the client is to notice; from inside a sandbox a cell "
     "cannot reach that process, and what such a cell gets instead is tested in tests/functional"
@@ -51,12 +53,30 @@ ELSEWHERE: dict[str, str] = {
 }
 """The same for a sandbox that is not on the front end's machine, in addition."""
 
+_MANY = "gives each first cell five seconds, in which four sandboxes of the service have to start at one time"
+
 SLOW_START: dict[str, str] = {
-    "test_client.py::test_many_async_parallel_notebooks": (
-        "gives each first cell five seconds, in which four sessions of the service have to start at one time"
-    ),
+    "test_client.py::test_many_async_parallel_notebooks": _MANY,
+    "test_client.py::test_many_parallel_notebooks": _MANY,
 }
 """The same, in addition, for sandboxes that take seconds to start; on a quick machine they pass."""
+
+AT_A_GATEWAY: dict[str, str] = {
+    "test_client.py::test_run_all_notebooks[Inline Image.ipynb-opts5]": (
+        "shows a file of the notebook's folder; a gateway's kernels run in a folder of the gateway's"
+    ),
+}
+"""The same, in addition, for kernels of a gateway."""
+
+IN_RELAY_MODE: dict[str, str] = {
+    "test_client.py::test_run_all_notebooks[Check History in Memory.ipynb-opts15]": (
+        "gives the kernel a command line, which the gateway's kernel has from the gateway's kernelspec alone"
+    ),
+}
+"""The same, in addition, where that is relay mode."""
+
+NOT_ISOLATED = frozenset(("test_kernel.py::test_save_history",))
+"""Exceptions that are none where nothing is between a cell and the host's files, as at a gateway on this machine."""
 
 AFTER_A_CELL: dict[str, str] = {
     "test_kernel.py::test_interrupt_during_pdb_set_trace": (
@@ -88,6 +108,14 @@ E2B_BASIC_MODE: dict[str, str] = {
     "TestKernel::test_pager": "it passes no payloads on, which is what `?` shows",
 }
 """The same for E2B."""
+
+
+def of_place(*, elsewhere: bool, gateway_mode: str = "") -> dict[str, str]:
+    """Return the exceptions of sandboxes that are there; ``gateway_mode`` is "bridge", "relay", or "" at no gateway."""
+    if not gateway_mode:
+        return {**EXCEPTIONS, **ELSEWHERE} if elsewhere else EXCEPTIONS
+    there = {**EXCEPTIONS, **ELSEWHERE, **AT_A_GATEWAY, **(IN_RELAY_MODE if gateway_mode == "relay" else {})}
+    return {name: why for name, why in there.items() if name not in NOT_ISOLATED}
 
 
 def reason(table: dict[str, str], name: str) -> str | None:

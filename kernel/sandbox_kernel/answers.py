@@ -33,10 +33,13 @@ OTHER_LANGUAGES = {
 
 
 def kernel_info(python: str, ipython: str, language: str = "python") -> Json:
-    """Return the content of kernel_info_reply for the given versions; "" means that one is not known yet."""
+    """Return the content of kernel_info_reply for the given versions; "" means that one is not known yet.
+
+    Then it is the one here, since front ends want one.
+    """
     if language != "python":
         return _other_language(language)
-    python = python or sys.version.split()[0]
+    python, ipython = python or sys.version.split()[0], ipython or _version_of("ipython")
     short = ".".join(python.split(".")[:2])
     return {
         "status": "ok",
@@ -59,13 +62,23 @@ def kernel_info(python: str, ipython: str, language: str = "python") -> Json:
     }
 
 
+def _version_of(package: str) -> str:
+    # A kernel process that knows its sandbox's versions starts without it.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "0"
+
+
 def _other_language(language: str) -> Json:
     mime, ending = OTHER_LANGUAGES.get(language, ("text/plain", ".txt"))
     return {
         "status": "ok",
         "protocol_version": "5.5",
         "implementation": "sandbox",
-        "implementation_version": "",
+        "implementation_version": _version_of("sandbox-kernel"),
         "language_info": {"name": language, "version": "", "mimetype": mime, "file_extension": ending},
         "banner": f"{language} in a sandbox, in basic mode.\nType '%sandbox help' for the sandbox's commands.\n",
         "help_links": [],

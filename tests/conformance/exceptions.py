@@ -54,10 +54,13 @@ ELSEWHERE: dict[str, str] = {
 """The same for a sandbox that is not on the front end's machine, in addition."""
 
 _MANY = "gives each first cell five seconds, in which four sandboxes of the service have to start at one time"
+_SOON = "is about its first cell's first seconds, in which a sandbox of the service still starts, which may be shown"
 
 SLOW_START: dict[str, str] = {
     "test_client.py::test_many_async_parallel_notebooks": _MANY,
     "test_client.py::test_many_parallel_notebooks": _MANY,
+    "test_client.py::test_run_all_notebooks[Interrupt.ipynb-opts6]": _SOON,
+    "test_async.py::test_async_interrupt": _SOON,
 }
 """The same, in addition, for sandboxes that take seconds to start; on a quick machine they pass."""
 

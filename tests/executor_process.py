@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from traitlets.config import Config
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test gives up; nothing takes so long."""
 
 

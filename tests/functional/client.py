@@ -25,7 +25,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from tests.ports import write_connection
 
 KERNEL = os.environ.get("SANDBOX_KERNEL_UNDER_TEST", "sandbox")
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test gives up; nothing takes so long."""
 OUTPUTS = {"stream", "display_data", "update_display_data", "execute_result", "error", "clear_output"}
 

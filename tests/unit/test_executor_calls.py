@@ -29,7 +29,7 @@ from sandbox_kernel.retry import RetryPolicy
 
 BRIEF = 0.2
 """Seconds in which a call must be answered that is not."""
-PATIENCE = 20.0
+PATIENCE = 60.0
 Pending = Callable[[Calls], Coroutine[Any, Any, bytes]]
 
 

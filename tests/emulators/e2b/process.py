@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 KEY = f"e2b_{'0' * 40}"
 """As the vendor's SDK wants keys to look."""
 DOMAIN = "sandbox.test"

@@ -34,7 +34,7 @@ async def replicas(context: CommandContext, arguments: Namespace, body: str) -> 
     """Run the cell in N fresh sandboxes at once; `%%sandbox --replicas N` is the same.
 
     In each of them `replica` is its number, from 1, and `replicas` is N. When all have ended their outputs are shown,
-    equal ones once, under the numbers of those that they are of. The sandboxes end with the cell.
+    equal ones once, under the numbers of those that they are of. Each sandbox ends with its run of the cell.
     """
     require_allowed(context, arguments.count, "replicas")
     from sandbox_kernel.library import Sandbox
@@ -44,19 +44,22 @@ async def replicas(context: CommandContext, arguments: Namespace, body: str) -> 
         pool = [Sandbox(config=config, directory=directory) for _ in range(arguments.count)]
         for sandbox in pool:
             sandbox.max_output = MAX_OUTPUT
-            stack.push_async_callback(sandbox.close)
         with Counting(context, "replicas", len(pool)) as counting:
+            standing = _Standing(counting)
             tasks = [
-                asyncio.ensure_future(_run(sandbox, number, len(pool), body, counting))
+                asyncio.ensure_future(_run(sandbox, number, len(pool), body, standing))
                 for number, sandbox in enumerate(pool, 1)
             ]
+            # Each as soon as it has ended: others may wait for the room that it takes.
+            closings = [asyncio.ensure_future(_close(*one)) for one in zip(pool, tasks, strict=True)]
+            stack.push_async_callback(_all_closed, closings)
             try:
                 await asyncio.wait(tasks)
             except asyncio.CancelledError:
                 await _interrupt(pool, tasks)
                 _show(context, [_outcome(task) for task in tasks])
                 raise
-        # Shown while they are being given back, which takes its time.
+        # Shown while the last ones are being given back, which takes its time.
         failed = _show(context, [_outcome(task) for task in tasks])
     if failed:
         raise ReplicasFailedError(f"The cell failed in {failed} of {len(pool)} replicas.")
@@ -72,12 +75,54 @@ def require_allowed(context: CommandContext, count: int, what: str) -> None:
         )
 
 
-async def _run(sandbox: Sandbox, number: int, count: int, body: str, counting: Counting) -> Result:
+class _Standing:
+    """How far the replicas are, in their bar: how many have ended, and what others still wait for."""
+
+    def __init__(self, counting: Counting) -> None:
+        self._counting = counting
+        self._done = 0
+        self._waits: dict[int, str] = {}
+
+    def wait(self, number: int, text: str) -> None:
+        """Take what a replica waits for; "" where it waits no longer."""
+        if text:
+            self._waits[number] = text
+        elif self._waits.pop(number, None) is None:
+            return
+        self._show()
+
+    def end(self, number: int) -> None:
+        """Take note that a replica has ended."""
+        self._waits.pop(number, None)
+        self._done += 1
+        self._show()
+
+    def _show(self) -> None:
+        # They wait for the same, each at its place in the queue: the one that is next says it for all.
+        note = f"{len(self._waits)} not started: {self._waits[min(self._waits)]}" if self._waits else ""
+        self._counting.set(self._done, note)
+
+
+async def _run(sandbox: Sandbox, number: int, count: int, body: str, standing: _Standing) -> Result:
+    sandbox.session.on_waiting = lambda text: standing.wait(number, text)
     try:
         await sandbox.push(replica=number, replicas=count)
         return await sandbox.run(body)
     finally:
-        counting.advance()
+        standing.end(number)
+
+
+async def _close(sandbox: Sandbox, task: asyncio.Future[Result]) -> None:
+    """Give a sandbox back when its cell has ended."""
+    await asyncio.wait([task])
+    await sandbox.close()
+
+
+async def _all_closed(closings: Sequence[asyncio.Future[None]]) -> None:
+    """Wait until all are given back, which goes on for who does not wait. Raises what kept one from that."""
+    await asyncio.wait(closings)
+    for closing in closings:
+        closing.result()
 
 
 async def _interrupt(pool: Sequence[Sandbox], tasks: Sequence[asyncio.Future[Any]]) -> None:
@@ -85,9 +130,11 @@ async def _interrupt(pool: Sequence[Sandbox], tasks: Sequence[asyncio.Future[Any
     for sandbox, task in zip(pool, tasks, strict=True):
         if not sandbox.interrupt():
             task.cancel()
-    await asyncio.wait(tasks, timeout=END_TIMEOUT)
-    for task in tasks:
-        task.cancel()
+    try:
+        await asyncio.wait(tasks, timeout=END_TIMEOUT)
+    finally:
+        for task in tasks:
+            task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -158,6 +158,30 @@ def test_a_kernel_process_that_is_killed_while_it_waits_leaves_nothing_behind(
             time.sleep(0.2)
 
 
+def test_replicas_for_which_there_is_no_room_wait_for_those_that_end(cluster: RayCluster, tmp_path: Path) -> None:
+    with opened(tmp_path, cluster) as (_, front_end):
+        # There is room for two at once, so the third runs only if one of these is given back.
+        cell = front_end.cell("%%sandbox --replicas 3\nimport time\ntime.sleep(4)\nprint('done')")
+        front_end.finish(cell, timeout=PATIENCE)
+        assert cell.status == "ok"
+        assert cell.stream() == "replicas 1–3:\ndone\n"  # noqa: RUF001 - that dash is meant
+        assert any("1 not started: Waiting for room in the Ray cluster" in text for text in waits(cell))
+        bar = cell.contents("update_display_data")[-1]["data"]["text/plain"]
+        assert bar.endswith("3 of 3 done")
+
+
+def test_interrupted_replicas_leave_nothing_in_the_cluster(cluster: RayCluster, tmp_path: Path) -> None:
+    with opened(tmp_path, cluster) as (_, front_end):
+        cell = front_end.cell("%%sandbox --replicas 3\nimport time\ntime.sleep(600)")
+        front_end.until(lambda: bool(waits(cell)), PATIENCE)
+        front_end.interrupt()
+        front_end.finish(cell, timeout=PATIENCE)
+        assert cell.contents("error")[-1]["ename"] == "KeyboardInterrupt"
+        left = shown(front_end, "%sandbox cluster")
+        assert "waiting for room" not in left
+        assert "ray-" not in left
+
+
 def test_what_the_configuration_forbids_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
     with opened(tmp_path, cluster, most_cpus=4) as (_, front_end):
         refused = front_end.run("%sandbox start --cpus 5")

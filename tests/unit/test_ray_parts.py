@@ -16,7 +16,13 @@ if sys.platform != "linux":
 
 import itertools
 
-from sandbox_kernel.errors import ConfigurationError, QuotaError, SandboxConnectionError, SandboxKernelError
+from sandbox_kernel.errors import (
+    ConfigurationError,
+    QuotaError,
+    SandboxConnectionError,
+    SandboxKernelError,
+    SandboxLostError,
+)
 from sandbox_kernel.providers.base import ClusterNode, ClusterView, Resources
 from sandbox_kernel.providers.local.provider import LocalProvider
 from sandbox_kernel.providers.ray import gpus, words
@@ -265,3 +271,43 @@ def test_rays_errors_become_one_sentence() -> None:
     assert isinstance(missing, ConfigurationError)
     setup = error_of(exceptions.RuntimeEnvSetupError("\x1b[36mlong\x1b[0m\ntext\nno such package\n"))
     assert str(setup).endswith("no such package")
+
+
+SILENT = (
+    "Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a connection error code 2. End "
+    "of file. Some common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) "
+    "ray stop --force was called, or (3) the worker crashed unexpectedly due to SIGSEGV or another unexpected error. "
+    "If the process was killed by the kernel OOM killer (verifiable by checking for OOM in dmesg of the OOMing node), "
+    "consider enabling resource isolation via --enable-resource-isolation to prevent node deaths."
+)
+"""What Ray 2.60 says of an actor whose process was killed."""
+EXITED = (
+    "Worker exit type: SYSTEM_ERROR Worker exit detail: Worker exits unexpectedly. Worker exits with an exit code 4."
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "clause"),
+    [
+        (SILENT, "its process on the node was ended, and Ray does not know by what"),
+        (EXITED, "its process on the node was ended (Worker exits unexpectedly. Worker exits with an exit code 4)"),
+    ],
+)
+def test_an_actor_that_died_is_said_to_have_died_of_what_ray_knows(said: str, clause: str) -> None:
+    exceptions = pytest.importorskip("ray.exceptions", reason="ray is not installed")
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+    from sandbox_kernel.providers.ray.failures import error_of
+
+    words_of_it = f"The actor is dead because its worker process has died. {said}"
+    context = ActorDiedErrorContext(actor_id=b"0" * 16, error_message=words_of_it)
+    assert str(error_of(exceptions.ActorDiedError(context))) == f"The sandbox ended: {clause}."
+
+
+def test_an_actor_that_rays_memory_monitor_ended_is_said_to_have_been() -> None:
+    exceptions = pytest.importorskip("ray.exceptions", reason="ray is not installed")
+    from sandbox_kernel.providers.ray.failures import error_of
+
+    told = error_of(exceptions.OutOfMemoryError("1 worker(s) were killed due to the node running low on memory. …"))
+    assert isinstance(told, SandboxLostError)
+    assert str(told) == "The sandbox ended: its node ran low on memory, and Ray ended its process there."

@@ -22,14 +22,16 @@ _MISSING = "No module named 'sandbox_kernel"
 _CAUSES = (
     ("node has died", "the node that it ran on left the Ray cluster"),
     ("node died", "the node that it ran on left the Ray cluster"),
-    ("memory pressure", "its node had no memory left, and Ray ended its process"),
-    ("OOM", "its node had no memory left, and Ray ended its process"),
     ("ray.kill", "somebody ended its actor in the Ray cluster"),
     ("exit_actor", "its actor ended itself"),
-    ("worker process has died", "its process on the node ended"),
+    ("connection error code", "its process on the node was ended, and Ray does not know by what"),
     ("owner has died", "the Ray job that it belonged to ended"),
 )
-"""Parts of what Ray says of an actor that has died, and what that means, as a clause."""
+"""Parts of what Ray says of an actor that has died, and what that means, as a clause.
+
+Where a process is gone without a word, Ray lists what that may have been, the OOM killer first: that is no cause.
+"""
+_DETAIL = re.compile(r"Worker exit detail: (.+?)\.?$", re.MULTILINE)
 
 
 @contextmanager
@@ -59,17 +61,15 @@ def error_of(exc: BaseException) -> SandboxKernelError:  # noqa: PLR0911 - it is
             return ConfigurationError(f"Ray could not set RayProvider.runtime_env up on a node: {last_line(text)}")
         case exceptions.ActorUnavailableError():
             return SandboxConnectionError("The sandbox's node does not answer now; this is tried again.")
-        case exceptions.ActorDiedError():
+        case exceptions.ActorDiedError() | exceptions.NodeDiedError() | exceptions.OutOfMemoryError():
             return SandboxLostError(f"The sandbox ended: {why_died(exc)}.")
-        case exceptions.NodeDiedError():
-            return SandboxLostError("The sandbox ended: the node that it ran on left the Ray cluster.")
         case exceptions.AuthenticationError():
             return ConfigurationError(
                 f"The Ray cluster wants another token: see RAY_AUTH_TOKEN in Ray's manual. {last_line(text)}"
             )
         case exceptions.GetTimeoutError() | exceptions.RpcError() | ConnectionError():
             return SandboxConnectionError(f"The Ray cluster does not answer: {last_line(text)}")
-        case exceptions.ObjectStoreFullError() | exceptions.OutOfMemoryError() | exceptions.OutOfDiskError():
+        case exceptions.ObjectStoreFullError() | exceptions.OutOfDiskError():
             return SandboxError(f"The Ray cluster has no room for what was said: {last_line(text)}")
         case ValueError() | TypeError():
             return ConfigurationError(f"Ray does not take an option of RayProvider: {last_line(text)}")
@@ -78,9 +78,19 @@ def error_of(exc: BaseException) -> SandboxKernelError:  # noqa: PLR0911 - it is
 
 def why_died(exc: BaseException) -> str:
     """Return why an actor has died, as a clause."""
+    if isinstance(exc, exceptions.OutOfMemoryError):
+        # Where an actor was called: Ray's memory monitor has ended that one.
+        return "its node ran low on memory, and Ray ended its process there"
+    if isinstance(exc, exceptions.NodeDiedError):
+        return "the node that it ran on left the Ray cluster"
     text = str(exc)
     said = next((clause for part, clause in _CAUSES if part in text), "")
-    return said or f"its actor died ({last_line(text)})"
+    if said:
+        return said
+    detail = _DETAIL.search(text)
+    if detail is not None:
+        return f"its process on the node was ended ({detail[1][:500]})"
+    return f"its actor died ({last_line(text)})"
 
 
 def last_line(text: str) -> str:

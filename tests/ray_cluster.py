@@ -111,6 +111,11 @@ class RayCluster:
         self._wait(node, "Ray runtime started")
         return node
 
+    def hosts(self) -> list[psutil.Process]:
+        """Return the processes of the sandboxes' actors."""
+        family = [one for node in self._nodes for one in _children(node.process.pid)]
+        return [one for one in family if _title(one).startswith("ray::SandboxHost")]
+
     def options(self, **options: Any) -> dict[str, Any]:
         """The options of a provider that uses it."""
         return {"address": self.address, "cpus": 1, **options}
@@ -156,6 +161,12 @@ def _children(pid: int) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []
+
+
+def _title(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess, IndexError):
+        return str(process.cmdline()[0])
+    return ""
 
 
 def _environment() -> dict[str, str]:

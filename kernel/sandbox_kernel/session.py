@@ -187,7 +187,7 @@ class SandboxSession(SessionLife):
         return await self._provider.templates(tags, name)
 
     def choose_resources(self, resources: Resources) -> None:
-        """Have the next sandboxes made with so much. Raises ConfigurationError."""
+        """Have the next sandboxes made with so much, until this is called again. Raises ConfigurationError."""
         self._provider.choose_resources(resources)
 
     async def cluster(self) -> ClusterView:

@@ -25,15 +25,19 @@ _GONE = (State.INACTIVE, State.ERROR, State.CLOSED)
     argument("--memory", default="", metavar="SIZE", help="memory such as 8GB (units of 1024), likewise"),
 )
 async def start(context: CommandContext, arguments: Namespace) -> None:
-    """Start a sandbox now, instead of with the next cell."""
+    """Start a sandbox now, instead of with the next cell.
+
+    What --cpus, --gpus and --memory ask for holds until `%sandbox stop` or the next `%sandbox start`, also for the
+    fresh sandbox after one that was lost. What is not asked for is as the configuration says.
+    """
     resources = _resources(arguments)
-    if arguments.template or resources != Resources():
-        if context.session.state not in _GONE:
-            raise CommandError("A sandbox is there already; `%sandbox stop` ends it, then another can be made.")
+    if context.session.state in _GONE:
         if arguments.template:
             context.session.choose_template(arguments.template)
-        if resources != Resources():
-            context.session.choose_resources(resources)
+        # Without options, too: what an earlier start asked for counts no more.
+        context.session.choose_resources(resources)
+    elif arguments.template or resources != Resources():
+        raise CommandError("A sandbox is there already; `%sandbox stop` ends it, then another can be made.")
     if context.session.state is State.ACTIVE:
         context.write(f"The sandbox {context.session.info.sandbox_id} is running already.\n")
         return
@@ -77,6 +81,7 @@ async def stop(context: CommandContext, arguments: Namespace) -> None:
     if arguments.id or arguments.all or arguments.orphans:
         await _stop_others(context, arguments)
         return
+    context.session.choose_resources(Resources())
     if context.session.state in _GONE:
         context.write("No sandbox is running.\n")
         return
@@ -104,6 +109,7 @@ async def _stop_others(context: CommandContext, arguments: Namespace) -> None:
     for text, _ in await stop_records(others, session.config, TIMEOUT):
         context.write(f"{text}\n")
     if len(others) < len(chosen):
+        session.choose_resources(Resources())
         await session.stop()
         context.write(f"The sandbox {own} is stopped. The next cell starts a fresh one.\n")
 

@@ -137,8 +137,24 @@ def test_more_than_there_is_is_waited_for_until_somebody_interrupts(cluster: Ray
         assert "waiting for room" not in shown(front_end, "%sandbox cluster")
         refused = front_end.run("%sandbox start --gpus many")
         assert "--gpus takes a number" in refused.error["evalue"]
-        assert "is running" in shown(front_end, f"%sandbox start --cpus {CPUS} --memory 1GB")
+        # Without options it is what the configuration says.
+        assert "is running" in shown(front_end, "%sandbox start")
+        assert f"{CPUS} CPUs\n" in shown(front_end, "%sandbox status")
         assert front_end.run("1").result == "1"
+        assert "is stopped" in shown(front_end, "%sandbox stop")
+        assert "is running" in shown(front_end, "%sandbox start --cpus 1 --memory 1GB")
+        # One that is lost is replaced by one like it.
+        cell = front_end.cell(SLEEPS)
+        front_end.until(lambda: "begun" in cell.stream())
+        (host,) = cluster.hosts()
+        host.kill()
+        assert front_end.finish(cell, timeout=PATIENCE).error["evalue"] == KILLED
+        assert front_end.run("1", timeout=PATIENCE).result == "1"
+        assert "1 CPUs, 1 GiB of memory\n" in shown(front_end, "%sandbox status")
+        # After a stop nothing of it counts.
+        assert "is stopped" in shown(front_end, "%sandbox stop")
+        assert front_end.run("1", timeout=PATIENCE).result == "1"
+        assert f"{CPUS} CPUs\n" in shown(front_end, "%sandbox status")
 
 
 def test_a_kernel_process_that_is_killed_while_it_waits_leaves_nothing_behind(
@@ -229,6 +245,10 @@ SLEEPS = "print('begun', flush=True)\nimport time\ntime.sleep(1000)"
 SENTENCE = (
     "The sandbox ended: the node that it ran on left the Ray cluster. Its variables are gone; the next cell starts a "
     "fresh one."
+)
+KILLED = (
+    "The sandbox ended: its process on the node was ended, and Ray does not know by what. Its variables are gone; the "
+    "next cell starts a fresh one."
 )
 
 

@@ -375,7 +375,12 @@ class Provider(Configurable):
         return False
 
     def choose_resources(self, resources: Resources) -> None:
-        """Have the next sandboxes made with so much. Raises ConfigurationError, also where this kind cannot."""
+        """Have the next sandboxes made with so much, until this is called again; `Resources()` asks for nothing.
+
+        Raises ConfigurationError, also where this kind of provider cannot.
+        """
+        if resources == Resources():
+            return
         raise ConfigurationError(
             f"The provider {self.name} takes no --cpus, --gpus or --memory from a notebook; what its sandboxes get "
             "stands in the configuration."

@@ -119,6 +119,11 @@ class SessionCore(SessionSettings):
     # ---- what it is
 
     @property
+    def private_paths(self) -> Sequence[str]:
+        """Absolute paths on this machine that no sandbox of it is shown, and none that is made beside it may be."""
+        return self._provider.private_paths
+
+    @property
     def state(self) -> State:
         """Where the session stands."""
         return self._state

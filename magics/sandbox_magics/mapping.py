@@ -57,6 +57,7 @@ async def map_cell(context: CommandContext, arguments: Namespace, body: str) -> 
         "stop_on_failure": arguments.stop_on_failure,
         "config": context.session.config,
         "directory": context.session.directory,
+        "private_paths": context.session.private_paths,
     }
     found: dict[int, Any] = {}
     counting = Counting(context, name, len(inputs) if isinstance(inputs, Sized) else None)

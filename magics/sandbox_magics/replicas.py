@@ -39,9 +39,16 @@ async def replicas(context: CommandContext, arguments: Namespace, body: str) -> 
     require_allowed(context, arguments.count, "replicas")
     from sandbox_kernel.library import Sandbox
 
-    config, directory = context.session.config, context.session.directory
+    settings: dict[str, Any] = {
+        "config": context.session.config,
+        "directory": context.session.directory,
+        "private_paths": context.session.private_paths,
+        # Each sees the folder as it is, and leaves nothing, whatever is configured for the notebook's own.
+        "keep_changes": False,
+        "on_shutdown": {},
+    }
     async with AsyncExitStack() as stack:
-        pool = [Sandbox(config=config, directory=directory) for _ in range(arguments.count)]
+        pool = [Sandbox(**settings) for _ in range(arguments.count)]
         for sandbox in pool:
             sandbox.max_output = MAX_OUTPUT
         with Counting(context, "replicas", len(pool)) as counting:

@@ -19,6 +19,7 @@ pytest.importorskip("grpc")
 
 from traitlets.config import Config
 
+import sandbox_kernel
 from sandbox_kernel.errors import CommandError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.executor.provider import ExecutorProvider
@@ -345,6 +346,35 @@ async def test_changes_outlive_the_sandbox(place: Place) -> None:
         await notebook.session.start()
         found = await changes(notebook)
         assert {path for path, change in found.items() if change.conflict} == {"data.csv"}
+
+
+async def test_what_a_maps_workers_change_ends_with_them(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in kernel_environment(place.path).items():
+        if name.startswith("JUPYTER_"):
+            monkeypatch.setenv(name, value)
+    config = place.executor.config()
+    config.Workspace = Config(layers=str(place.path / "layers"))
+    # The notebook's own would go on.
+    config.SandboxSession.on_shutdown = {"executor": "detach"}
+    settings: dict[str, Any] = {"config": config, "directory": place.folder}
+
+    def change(_: int) -> list[str]:
+        from pathlib import Path
+
+        found = sorted(str(path) for path in Path().rglob("*"))
+        Path("new").write_text("a worker's")
+        Path("data.csv").unlink(missing_ok=True)
+        return found
+
+    provider = ExecutorProvider(config=config)
+    before = {one.sandbox_id for one in await provider.list()}
+    for _ in range(2):
+        assert await sandbox_kernel.map(change, [1], sandboxes=1, **settings) == [["data.csv", "sub", "sub/file"]]
+    assert {one.sandbox_id for one in await provider.list()} == before
+    await provider.disconnect()
+    async with place.notebook() as notebook:
+        assert notebook.session.greeting() == ""
+        assert await seen(notebook) == {"data.csv", "sub", "sub/file"}
 
 
 async def test_changes_are_fetched_while_nothing_runs_and_outlive_a_lost_sandbox(place: Place, tmp_path: Path) -> None:

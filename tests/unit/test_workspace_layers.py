@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 import time
 from pathlib import Path
@@ -71,6 +72,24 @@ def test_old_layers_and_then_the_oldest_of_too_large_ones_go(store: LayerStore) 
     empty.close()
     assert {layer.name for layer in store.clean(7, 250_000)} == {old.name, first.name}
     assert {layer.name for layer in store.all()} == {second.name, third.name}
+
+
+def test_layer_that_passes_is_nobodys_and_goes_when_nobody_uses_it(store: LayerStore) -> None:
+    owner = Owner("/project", "")
+    first, second = store.make_passing(owner), store.make_passing(owner)
+    for folder in (store.root, Path(first.path).parent, first.path):
+        assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+    for layer in (first, second):
+        (Path(layer.upper) / "file").write_text("passing")
+    first.close()
+    assert store.kept_for(owner) is None
+    assert list(store.free()) == []
+    assert store.clean(7, 1024**3) == []
+    assert not Path(first.path).exists()
+    assert Path(second.upper, "file").exists()
+    second.close()
+    store.clean(7, 1024**3)
+    assert not Path(second.path).exists()
 
 
 def test_what_a_cell_made_unreadable_is_removed_too(store: LayerStore) -> None:

@@ -78,6 +78,8 @@ class Sandbox:
         context: HasVariables | None = None,
         argv: Sequence[str] = (),
         config: Config | None = None,
+        keep_changes: bool = True,
+        private_paths: Sequence[str] = (),
         **options: Any,
     ) -> None:
         """Take the configuration of the kernel: its files and environment, over them ``argv``, over that the arguments.
@@ -91,11 +93,21 @@ class Sandbox:
         patterns of names, ``context`` a `RuntimeContext` whose variables the tools see. ``on_approval`` answers for
         tools with the policy "ask".
 
+        With ``keep_changes=False`` it sees the folder as it is on this machine, and what its cells change there ends
+        with it. ``private_paths`` are further absolute paths that cells must not see, wherever they lie.
+
         Raises ConfigurationError, also for mistakes in the configuration files.
         """
         self._client = Client()
         self._session = make_session(
-            self._client, provider, options, argv, Path(directory) if directory else None, config
+            self._client,
+            provider,
+            options,
+            argv,
+            Path(directory) if directory else None,
+            config,
+            keep_changes=keep_changes,
+            private_paths=private_paths,
         )
         self._client.attach(self._session)
         self._client.serve_tools(tools, context.variables if context else None, available_tools)

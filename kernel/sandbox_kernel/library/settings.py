@@ -25,6 +25,7 @@ from sandbox_kernel.providers.registry import (
 from sandbox_kernel.recording import Recorder
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.session_info import SessionListener
+from sandbox_kernel.workspace.owners import PROGRAM
 
 
 def make_session(
@@ -34,6 +35,9 @@ def make_session(
     argv: Sequence[str] = (),
     directory: Path | None = None,
     config: Config | None = None,
+    *,
+    keep_changes: bool = True,
+    private_paths: Sequence[str] = (),
 ) -> SandboxSession:
     """Return a session that has not started; see `Sandbox` for the arguments. Raises ConfigurationError."""
     if config is None:
@@ -52,11 +56,16 @@ def make_session(
     directory = (directory or Path()).absolute()
     if not directory.is_dir():
         raise ConfigurationError(f"Sandbox(directory=…): {directory} is no folder on this machine.")
+    if isinstance(private_paths, str):
+        raise ConfigurationError("Sandbox(private_paths=…) is a list of paths, and this is one path.")
     try:
         log = EventLog(config=config)
         made = create_provider(name, config)
         made.directory = str(directory)
-        made.private_paths = jupyter_folders()
+        # A notebook's own sandboxes are called otherwise (`SandboxSession.be_called`).
+        made.session_name = PROGRAM
+        made.keeps_changes = keep_changes
+        made.private_paths = tuple(dict.fromkeys([*private_paths, *jupyter_folders()]))
         made.kernel_arguments = tuple(said.kernel_arguments)
         recorder = Recorder(log, directory=directory)
         return SandboxSession(listener, config=config, directory=directory, log=log, provider=made, recorder=recorder)

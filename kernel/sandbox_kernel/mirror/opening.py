@@ -25,8 +25,13 @@ def make_copy(
 ) -> Copy:
     """Return the copy, not yet begun. Raises ConfigurationError."""
     settings = Workspace(parent=provider)
-    folder = NotebookFolder(settings, str(directory), notebook, try_lock, provider.session_name)
-    if folder.mode == "readwrite":
+    folder = NotebookFolder(
+        settings, str(directory), notebook, try_lock, provider.session_name, keeps=provider.keeps_changes
+    )
+    if not provider.keeps_changes and folder.mode != "private":
+        # Without a layer what cells write to the copy goes with the sandbox.
+        folder.mode = "readonly"
+    elif folder.mode == "readwrite":
         folder.mode, folder.reason = "overlay", "cells elsewhere cannot write to the folder itself"
     copy = Copy(folder, operations, report, provider.private_paths)
     if step is not None:

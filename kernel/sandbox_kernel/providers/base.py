@@ -360,6 +360,8 @@ class Provider(Configurable):
     """Where its sandboxes are, such as a server's address, for a provider that can be at several places."""
     session_name: str = ""
     """Which of a notebook's sandboxes it makes, where that has several with names: each keeps changes of its own."""
+    keeps_changes: bool = True
+    """Whether what cells change in the notebook's folder outlives their sandbox; set before the first one."""
     private_paths: Sequence[str] = ()
     """Absolute paths on this machine that no sandbox may be shown, wherever they lie."""
     directory: str = ""

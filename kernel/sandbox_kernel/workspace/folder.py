@@ -31,10 +31,23 @@ _KEPT = (
 class NotebookFolder:
     """Decides once what the folder is shown as; a provider that cannot do it says so by `degrade`."""
 
-    def __init__(self, settings: Workspace, folder: str, notebook: str, try_lock: TryLock, session: str = "") -> None:
-        """``session`` is which of the notebook's sandboxes it is for, where it has several with names."""
+    def __init__(
+        self,
+        settings: Workspace,
+        folder: str,
+        notebook: str,
+        try_lock: TryLock,
+        session: str = "",
+        *,
+        keeps: bool = True,
+    ) -> None:
+        """``session`` is which of the notebook's sandboxes it is for, where it has several with names.
+
+        Without ``keeps`` each sandbox begins with the folder as it is, and what its cells change ends with it.
+        """
         self.settings = settings
         self.session = session
+        self.keeps = keeps
         self._try_lock = try_lock
         self.folder = os.path.realpath(folder)
         self.notebook = notebook
@@ -66,7 +79,7 @@ class NotebookFolder:
         """
         if self.mode == "private":
             return
-        if self.mode == "overlay" and self.layer is None:
+        if self.mode == "overlay" and (self.layer is None or not self.keeps):
             self._open_layer()
         hidden = (*own, self.settings.layers)
         secrets = Secrets(
@@ -80,14 +93,22 @@ class NotebookFolder:
         self.secrets = secrets
 
     def _open_layer(self) -> None:
+        self.close()
         try:
-            self.layer = self.store.open(self.owner)
+            self.layer = self.store.open(self.owner) if self.keeps else self.store.make_passing(self.owner)
         except OSError as exc:
             self.degrade(f"no layer can be made in {self.settings.layers} ({exc.strerror}); set Workspace.layers")
+            return
+        if not self.keeps:
             return
         if not self.layer.is_empty():
             self._greeting = _KEPT
         self._further = self._others()
+
+    @property
+    def passing(self) -> Sequence[str]:
+        """What has to be removed with the sandbox that is made now."""
+        return [self.layer.path] if self.layer is not None and not self.keeps else []
 
     def _others(self) -> str:
         """Return a line about further changes that are kept and may be this notebook's."""
@@ -132,11 +153,15 @@ class NotebookFolder:
         """Show the folder read-only from now on, because an overlay cannot be had: ``reason``, as a clause."""
         self.mode, self.reason = "readonly", reason
         self._greeting = f"Cells can read the notebook's folder but not write to it: {reason}.\n"
+        layer = self.layer
         self.close()
+        if layer is not None and not self.keeps:
+            # Unless a sandbox has it, with which it goes.
+            self.store.remove(layer)
 
     def belongs_to(self, notebook: str) -> bool:
         """Take note of the notebook's file; return whether a new sandbox is needed to show what was kept of it."""
-        if self.notebook or self.layer is None:
+        if self.notebook or self.layer is None or not self.keeps:
             return False
         self.notebook = notebook
         kept = self.store.kept_for(self.owner) if self.layer.is_empty() else None
@@ -181,7 +206,9 @@ class NotebookFolder:
         if self.mode == "private":
             return f"private: an empty folder{why}"
         how = {
-            "overlay": "overlay: changes stay in a layer until `%sandbox apply`",
+            "overlay": "overlay: changes stay in a layer until `%sandbox apply`"
+            if self.keeps
+            else "overlay: changes end with the sandbox",
             "readonly": "read-only; /scratch can be written to",
             "readwrite": "read-write: cells change the folder itself",
         }[self.mode]

@@ -22,6 +22,8 @@ from .owners import Owner
 _META = "layer.json"
 _APPLIED = "applied.json"
 _FOLLOWED = "followed.json"
+_PASSING = "passing"
+"""Folder for the layers that end with their sandbox; without a note of its own it is none of those that are kept."""
 _LOCK_TIMEOUT = 3.0
 """Seconds in which the sandbox of a kernel process that was killed gives its layer back."""
 _DAY = 86400.0
@@ -180,6 +182,7 @@ class LayerStore:
 
         Layers in use are left alone. Takes as long as it takes to look at every file in them.
         """
+        self._sweep()
         removed = []
         left = keep_size
         for layer in sorted(self.all(), key=lambda layer: layer.used, reverse=True):
@@ -197,6 +200,22 @@ class LayerStore:
             finally:
                 layer.close()
         return removed
+
+    def make_passing(self, owner: Owner) -> Layer:
+        """Return a new layer, locked, that is never kept: who has it removes it with its sandbox. Raises OSError."""
+        passing = self._passing()
+        for folder in (self.root, passing.root):
+            os.makedirs(folder, 0o700, exist_ok=True)
+        return passing.make(owner)
+
+    def _passing(self) -> LayerStore:
+        return LayerStore(os.path.join(self.root, _PASSING), self._try_lock)
+
+    def _sweep(self) -> None:
+        """Remove layers that should have ended with their sandbox: a machine was switched off, for example."""
+        passing = self._passing()
+        for layer in passing.all():
+            passing.remove(layer)
 
     def remove(self, layer: Layer) -> bool:
         """Remove a layer with its changes; return False if a kernel uses it."""

@@ -13,6 +13,9 @@ from typing import Any
 Identity = tuple[int, int]
 """Device and number."""
 
+PROGRAM = "*program"
+"""The session of all sandboxes that programs made: what they change is not a notebook's. No other has that name."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -69,6 +72,8 @@ class Owner:
 def describe_owner(owner: Owner) -> str:
     """Return whose a layer is, for people."""
     session = f", session {owner.session}" if owner.session else ""
+    if owner.session == PROGRAM:
+        session = ", by a program"
     return f"{owner.notebook or owner.folder}{session}"
 
 

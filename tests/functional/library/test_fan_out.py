@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,6 +154,25 @@ async def test_arguments_that_cannot_be_are_refused() -> None:
         await sandbox_kernel.map(square, 3, sandboxes=1)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="did you mean memory"):
         sandbox_kernel.map(square, [1], memroy="1 GiB")
+
+
+def write(number: int) -> list[str]:
+    found = sorted(path.name for path in Path().glob("_*"))
+    Path(f"_{number}").write_text("a worker's")
+    return found
+
+
+def test_what_workers_write_ends_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "_mine").write_text("")
+    for _ in range(2):
+        results = sandbox_kernel.blocking_map(write, [1, 2], sandboxes=1)
+        assert results[0] == ["_mine"]
+    with sandbox_kernel.BlockingSandbox() as sandbox:
+        assert sandbox.run("import os; [name for name in os.listdir() if name[0] == '_']").text == "['_mine']"
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] == "_"} == {"_mine"}
+    with pytest.raises(CommandError, match="keep_changes: nothing is kept"):
+        sandbox_kernel.blocking_map(write, [1], keep_changes=True)
 
 
 async def test_function_that_fails_where_it_is_made_ends_it() -> None:

@@ -195,6 +195,43 @@ async def test_kept_changes_are_told_once_and_logged(tmp_path: Path, monkeypatch
     assert "not applied" in log
 
 
+async def test_a_programs_changes_are_not_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = "import os; print(*sorted(name for name in os.listdir() if name[0] == '_'))"
+    for name, before in [("_first", ""), ("_second", "_first")]:
+        async with Sandbox() as notebook:
+            # As `%%sandbox` and the kernel "Python (sandbox)" call those of a notebook.
+            notebook.session.be_called("")
+            assert (await notebook.run(names)).stdout.strip() == before
+            if notebook.session.changes is None:
+                pytest.skip("no overlay can be had here")
+            await notebook.run(f"open({name!r}, 'w').close()")
+        async with Sandbox() as program:
+            assert (await program.run(names)).stdout.strip() == before.replace("first", "program")
+            await program.run("open('_program', 'w').close()")
+
+
+async def test_without_keep_changes_each_sandbox_begins_with_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    hidden = tmp_path / "hidden"
+    hidden.write_text("not theirs")
+    with pytest.raises(ConfigurationError, match="list of paths"):
+        Sandbox(private_paths=str(hidden))
+    code = "import os; print('new' in os.listdir(), 'hidden' in os.listdir(), open('file').read())"
+    change = "open('file', 'w').write('changed'); open('new', 'w').close()"
+    async with Sandbox(directory=tmp_path, keep_changes=False, private_paths=[str(hidden)]) as sandbox:
+        for _ in range(2):
+            result = await sandbox.run(code)
+            assert (result.stdout, result.notice) == ("False False mine\n", "")
+            if sandbox.session.changes is None:
+                pytest.skip("no overlay can be had here")
+            await sandbox.run(change)
+            assert "end with the sandbox" in str(sandbox.info)
+            await sandbox.stop()
+    async with Sandbox(directory=tmp_path) as sandbox:
+        assert (await sandbox.run(code)).stdout == "False True mine\n"
+
+
 async def test_directory_is_the_folder_that_cells_see(tmp_path: Path) -> None:
     (tmp_path / "beside.txt").write_text("here")
     async with Sandbox(directory=tmp_path) as sandbox:

@@ -359,7 +359,13 @@ def _pool(sandboxes: int | Sequence[Sandbox], options: dict[str, Any], inputs: I
             raise CommandError(f"map works in 1 sandbox at least, and sandboxes is {sandboxes}.")
         # No more than there are inputs.
         count = min(sandboxes, max(1, len(inputs))) if isinstance(inputs, Sized) else sandboxes
-        return [Sandbox(**options) for _ in range(count)]
+        if "keep_changes" in options:
+            raise CommandError(
+                "keep_changes: nothing is kept of the sandboxes that map makes; make some, and pass them as a list."
+            )
+        # Nor do they go on by themselves, whatever is configured for those of notebooks.
+        options = {"on_shutdown": {}, **options}
+        return [Sandbox(**options, keep_changes=False) for _ in range(count)]
     pool = list(sandboxes)
     if options:
         raise CommandError(f"{', '.join(options)}: options are for sandboxes that map makes; these are made already.")

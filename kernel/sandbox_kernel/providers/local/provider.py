@@ -255,11 +255,12 @@ class LocalProvider(Provider):
                 name,
                 folders.try_lock,
                 self.session_name,
+                keeps=self.keeps_changes,
             )
         return self._notebook
 
-    def notebook_folder(self) -> NotebookFolder:
-        return self.notebook
+    def notebook_folder(self) -> NotebookFolder | None:
+        return self.notebook if self.keeps_changes else None
 
     async def connect(self, sandbox_id: str) -> Sandbox:
         raise SandboxError(
@@ -335,7 +336,8 @@ class LocalProvider(Provider):
         locks = [*folder.locks, *([notebook.layer.lock] if notebook.layer else [])]
         with closing(Entrance.open(waits=bool(group))) as entrance:
             # Before bubblewrap, so that it is there whenever we are killed.
-            janitor = Janitor(name, entrance, [*folder.paths, *abandoned], locks, group.folders if group else ())
+            paths = [*folder.paths, *notebook.passing, *abandoned]
+            janitor = Janitor(name, entrance, paths, locks, group.folders if group else ())
             try:
                 private = folder.paths[-1]
                 view = make_view(notebook, private, user, whiteouts=self._whiteouts and binary.overlays)

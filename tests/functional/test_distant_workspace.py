@@ -355,7 +355,7 @@ async def test_what_a_maps_workers_change_ends_with_them(place: Place, monkeypat
     config = place.executor.config()
     config.Workspace = Config(layers=str(place.path / "layers"))
     # The notebook's own would go on.
-    config.SandboxSession.on_shutdown = {"executor": "detach"}
+    config.SandboxSession = Config(provider="executor", on_shutdown={"executor": "detach"})
     settings: dict[str, Any] = {"config": config, "directory": place.folder}
 
     def change(_: int) -> list[str]:

@@ -372,6 +372,7 @@ async def test_what_a_maps_workers_change_ends_with_them(place: Place, monkeypat
         assert await sandbox_kernel.map(change, [1], sandboxes=1, **settings) == [["data.csv", "sub", "sub/file"]]
     assert {one.sandbox_id for one in await provider.list()} == before
     await provider.disconnect()
+    assert not list(place.path.glob("layers/**/layer.json"))
     async with place.notebook() as notebook:
         assert notebook.session.greeting() == ""
         assert await seen(notebook) == {"data.csv", "sub", "sub/file"}

@@ -11,6 +11,7 @@ from .bridge_events import BridgeEvent, Finished, Operation, Output, Replayed
 from .errors import InvocationError, SandboxLostError
 from .link.protocol import Buffer
 from .operations import Operations
+from .patience import in_time
 from .session_link import SessionLink
 from .shell_command import ShellCommand
 
@@ -110,7 +111,7 @@ class Errands:
         said = await self._run_packages("install", folder)
         with self.operations.begun("installed", modules=said["modules"]) as operation:
             try:
-                ended = await asyncio.wait_for(operation.ended(), TELL_TIMEOUT)
+                ended = await in_time(operation.ended(), TELL_TIMEOUT)
             except asyncio.TimeoutError:
                 # It is stopped in a debugger, or was just ended; it looks for packages by itself when it goes on.
                 ended = {}
@@ -120,7 +121,7 @@ class Errands:
         """Do what `SandboxSession.describe` says."""
         with self.operations.begun("describe", request=request) as operation:
             try:
-                _, data = await asyncio.wait_for(operation.last(), patience)
+                _, data = await in_time(operation.last(), patience)
             except asyncio.TimeoutError:
                 raise InvocationError("The sandbox did not say in time what it has.", **self._ids()) from None
         try:

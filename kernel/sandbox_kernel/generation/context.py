@@ -12,6 +12,7 @@ from typing import TypeVar
 from sandbox_kernel.cell_memory import RunCell
 from sandbox_kernel.errors import NotFoundError, SandboxError, SandboxKernelError
 from sandbox_kernel.lifecycle import State
+from sandbox_kernel.patience import in_time
 from sandbox_kernel.session import SandboxSession
 
 from .code_redaction import redact_cell
@@ -121,7 +122,7 @@ async def _tools(session: SandboxSession) -> tuple[str, ...]:
     if session.host_tools is None:
         return ()
     try:
-        lines = await asyncio.wait_for(session.host_tools.offered(), TOOLS_TIMEOUT)
+        lines = await in_time(session.host_tools.offered(), TOOLS_TIMEOUT)
     except (SandboxKernelError, asyncio.TimeoutError) as exc:
         session.log.write("tools_not_told", level="warning", error=repr(exc)[:200])
         return ()
@@ -149,7 +150,7 @@ async def gather(session: SandboxSession, settings: Generation, prompt: str) -> 
         )
     others = [*_named_files(cell.code for cell in cells), *session.uploaded]
     try:
-        files = await asyncio.wait_for(_files(session, prompt, others, settings.preview_rows), FILES_TIMEOUT)
+        files = await in_time(_files(session, prompt, others, settings.preview_rows), FILES_TIMEOUT)
     except (SandboxError, asyncio.TimeoutError) as exc:
         return replace(known, files_unknown=_reason(exc) or "it took too long to list them")
     return replace(known, files=tuple(files.names), heads=tuple(files.heads), absent=tuple(files.absent))

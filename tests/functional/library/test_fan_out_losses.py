@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -312,3 +313,24 @@ def test_ctrl_c_ends_a_blocking_map_and_says_what_was_done(tmp_path: Path) -> No
 
 def test_blocking_map_does_the_same() -> None:
     assert blocking_map(square, (number for number in range(20)), sandboxes=2) == [n * n for n in range(20)]
+
+
+def test_interrupt_of_a_quick_map_that_shows_its_progress_is_never_lost() -> None:
+    """Its outcomes come all the time, so most cancellations arrive together with one."""
+
+    async def program() -> None:
+        for _ in range(8):
+            mapping = sandbox_kernel.map(square, itertools.count(), sandboxes=pool, on_progress=lambda _: None)
+            task = asyncio.ensure_future(mapping._collect())
+            await until(lambda mapping=mapping: mapping.done > 1000)
+            task.cancel()
+            await asyncio.wait([task], timeout=20)
+            assert task.cancelled()
+
+    async def with_pool() -> None:
+        async with Sandbox.create() as first, Sandbox.create() as second:
+            pool.extend([first, second])
+            await program()
+
+    pool: list[Sandbox] = []
+    asyncio.run(with_pool())

@@ -6,7 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Sequence, Sized
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Union
 
 from sandbox_kernel.errors import (
@@ -252,8 +252,12 @@ class FanOut:
     async def _news(self, work: Work) -> None:
         """Wait for outcomes; what was not told of those before is told in time."""
         if self._on_progress is not None and self._told_done != work.done:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(work.heard.wait(), PROGRESS_INTERVAL)
+            # No time limit around the wait: with outcomes that come all the time it could lose a cancellation.
+            timer = asyncio.get_running_loop().call_later(PROGRESS_INTERVAL, work.heard.set)
+            try:
+                await work.heard.wait()
+            finally:
+                timer.cancel()
             self._tell_progress()
         else:
             await work.heard.wait()

@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from sandbox_kernel.errors import ConfigurationError, SandboxConnectionError, SandboxTimeoutError, UnknownProviderError
+from sandbox_kernel.patience import in_time
 
 from .faults import PROVIDER, is_ours, translated
 from .results import NoResultError, ToolResult, read_events
@@ -175,7 +176,7 @@ class Api:
 
     async def _guarded(self, work: Coroutine[Any, Any, T], operation: str, *, timeout: float | None, **ids: Any) -> T:
         try:
-            return await asyncio.wait_for(work, timeout)
+            return await in_time(work, timeout)
         except (asyncio.TimeoutError, NoResultError):
             raise
         except Exception as exc:

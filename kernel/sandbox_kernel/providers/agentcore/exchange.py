@@ -18,6 +18,7 @@ from typing import Any
 from sandbox_kernel.errors import QuotaError, SandboxError, SandboxKernelError
 from sandbox_kernel.link.protocol import is_acknowledgement
 from sandbox_kernel.link.transport import Buffer, Receiver, Transport
+from sandbox_kernel.patience import in_time
 from sandbox_kernel.retry import RetryPolicy
 
 from .carriers import Carriers
@@ -318,7 +319,7 @@ class ExchangeTransport(SessionTransport):
     async def _stirs_within(self, seconds: float) -> bool:
         """Wait so long; return whether something has to be done before that."""
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._stirred.wait(), seconds)
+            await in_time(self._stirred.wait(), seconds)
         return self._stirred.is_set()
 
 

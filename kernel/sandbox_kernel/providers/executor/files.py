@@ -13,6 +13,7 @@ from sandbox_kernel.errors import InvocationError, QuotaError
 from sandbox_kernel.executor_api import executor_pb2 as pb
 from sandbox_kernel.executor_api.names import to_bytes, to_text
 from sandbox_kernel.executor_api.protocol import CHUNK
+from sandbox_kernel.patience import in_time
 from sandbox_kernel.providers.base import FileEntry, SandboxFiles
 
 from .calls import PROVIDER, Calls
@@ -40,7 +41,7 @@ class ExecutorFiles(SandboxFiles):
             ended = asyncio.ensure_future(self._reply(call, waits=False))
             try:
                 await self._send_content(call, path, chunks, allowed.allowed, ended)
-                reply = await asyncio.wait_for(ended, self._calls.connection.request_timeout)
+                reply = await in_time(ended, self._calls.connection.request_timeout)
             except asyncio.TimeoutError as exc:
                 raise self._calls.silence(**self._ids) from exc
             finally:
@@ -107,7 +108,7 @@ class ExecutorFiles(SandboxFiles):
     async def _next(self, call: Any, *, waits: bool = True) -> Any:
         """Return the next message, None at the end; each has the usual time to come, unless nobody waits for it."""
         try:
-            message = await asyncio.wait_for(call.read(), self._calls.connection.request_timeout if waits else None)
+            message = await in_time(call.read(), self._calls.connection.request_timeout if waits else None)
         except asyncio.TimeoutError as exc:
             raise self._calls.silence(**self._ids) from exc
         return None if message is grpc.aio.EOF else message
@@ -120,7 +121,7 @@ class ExecutorFiles(SandboxFiles):
 
     async def _send(self, call: Any, message: Any) -> None:
         try:
-            await asyncio.wait_for(call.write(message), self._calls.connection.request_timeout)
+            await in_time(call.write(message), self._calls.connection.request_timeout)
         except asyncio.TimeoutError as exc:
             raise self._calls.silence(**self._ids) from exc
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:

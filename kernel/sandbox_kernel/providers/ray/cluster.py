@@ -12,6 +12,7 @@ import ray
 import ray.util.client
 
 from sandbox_kernel.errors import NotFoundError, SandboxConnectionError, SandboxKernelError, SandboxLostError
+from sandbox_kernel.patience import in_time
 
 from . import survey as surveying
 from .failures import ours, result_of
@@ -99,7 +100,7 @@ class Cluster:
         with ours():
             calling = _awaited(getattr(handle, method).remote(*arguments))
             try:
-                return result_of(await asyncio.wait_for(calling, timeout))
+                return result_of(await in_time(calling, timeout))
             except asyncio.TimeoutError as exc:
                 raise SandboxConnectionError("The sandbox's node does not answer now; this is tried again.") from exc
 

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from sandbox_kernel.errors import SandboxKernelError
+from sandbox_kernel.patience import in_time
 
 from .cluster import Cluster
 from .failures import ours
@@ -85,7 +86,7 @@ class Pump:
             if failed:
                 return
             if time.monotonic() - self._said >= HEARTBEAT:
-                await asyncio.wait_for(self._send(self._offset, b""), PATIENCE)
+                await in_time(self._send(self._offset, b""), PATIENCE)
 
     # ---- from the node
 

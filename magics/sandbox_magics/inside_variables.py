@@ -26,15 +26,17 @@ class SandboxVariables:
     """Those of the notebook's sandbox. They travel through a file in it; nothing is unpickled (library/values.py)."""
 
     def __init__(self, context: CommandContext) -> None:
-        self._session = context.session
+        self._context, self._session = context, context.session
 
     async def get(self, name: str) -> list[Any]:
         """Return the items of a variable. Raises CommandError, TransferError, LinkProtocolError."""
         from sandbox_kernel.library import values
         from sandbox_kernel.library.fan_out.frames import Frames
 
-        if self._session.state is not State.ACTIVE:
+        if self._session.state in (State.INACTIVE, State.ERROR):
             raise CommandError(f"There is no variable {name}: no sandbox is running; run a cell that makes it.")
+        # It may be paused.
+        await self._ensure_active()
         if self._session.mode != "bridge":
             raise CommandError(
                 f"The inputs cannot be had: the notebook's sandbox is in {self._session.mode} mode, which has no way "
@@ -57,7 +59,16 @@ class SandboxVariables:
         return items
 
     async def put(self, name: str, value: list[Any] | dict[int, Any]) -> None:
-        """Give a variable a list of results, or a dict of some. A failure becomes a dict."""
+        """Give a variable a list of results, or a dict of some. A failure becomes a dict.
+
+        Where the sandbox was lost meanwhile a fresh one gets it.
+        """
+        if self._session.state in (State.INACTIVE, State.ERROR):
+            self._context.write(
+                f"The notebook's sandbox was lost meanwhile, with its variables: {name} is in a fresh one.\n",
+                error=True,
+            )
+        await self._ensure_active()
         keys = isinstance(value, dict)
         items = [list(value), *value.values()] if isinstance(value, dict) else value
         path = await self._written(_program(), *map(_framed, items))
@@ -65,6 +76,10 @@ class SandboxVariables:
             await self._session.describe(take=name, at=path, keys=keys, patience=PATIENCE)
         finally:
             await self._session.files.remove(path)
+
+    async def _ensure_active(self) -> None:
+        if self._session.state is not State.ACTIVE:
+            await self._session.start()
 
     async def _written(self, *parts: bytes) -> str:
         async def pieces() -> AsyncIterator[bytes]:

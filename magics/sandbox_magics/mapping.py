@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import keyword
 from argparse import Namespace
-from collections.abc import Sized
+from collections.abc import Coroutine, Iterable, Sized
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from .replicas import require_allowed
 
 if TYPE_CHECKING:
     # Loaded with the first cell that needs it.
-    from sandbox_kernel.library import Failure, FanOut
+    from sandbox_kernel.library import Failure, FanOut, Outcome
 
 SHOWN = 5
 """Failures that are shown."""
@@ -44,8 +45,7 @@ async def map_cell(context: CommandContext, arguments: Namespace, body: str) -> 
     """
     name, to = arguments.name, arguments.to or f"{arguments.name}_results"
     for one in (name, arguments.inputs, to):
-        if not one.isidentifier():
-            raise CommandError(f"{one!r} is no name: write %%sandbox map FUNCTION over VARIABLE.")
+        _require_name(one)
     require_allowed(context, arguments.sandboxes, "--sandboxes")
     variables = NotebookVariables(context) if isinstance(context, NotebookContext) else SandboxVariables(context)
     inputs = await variables.get(arguments.inputs)
@@ -66,20 +66,48 @@ async def map_cell(context: CommandContext, arguments: Namespace, body: str) -> 
         with counting:
             await _collect(mapping, found)
     except (asyncio.CancelledError, Exception) as exc:
+        _note(found, mapping.rest())
         if not found and not isinstance(exc, (asyncio.CancelledError, CellError)):
             # Nothing was done, so what the variable has is not replaced by nothing.
             raise
+        await _to_the_end(context, variables.put(to, {index: found[index] for index in sorted(found)}))
         context.write(f"Ended early: {mapping.summary}. The results so far are in {to}, by input.\n", error=True)
-        await variables.put(to, {index: found[index] for index in sorted(found)})
         raise
-    await variables.put(to, [found[index] for index in range(len(found))])
+    interrupted = await _to_the_end(context, variables.put(to, [found[index] for index in range(len(found))]))
     _tell(context, mapping, [one for one in found.values() if _is_failure(one)], to)
+    if interrupted:
+        raise asyncio.CancelledError
+
+
+def _require_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise CommandError(f"{name!r} is no name: write %%sandbox map FUNCTION over VARIABLE.")
+    if name.startswith("__"):
+        raise CommandError(f"{name} is a name of Python's own; choose another one.")
 
 
 async def _collect(mapping: FanOut, found: dict[int, Any]) -> None:
     async with aclosing(aiter(mapping)) as outcomes:
         async for one in outcomes:
-            found[one.index] = one.value if one.failure is None else one.failure
+            _note(found, [one])
+
+
+def _note(found: dict[int, Any], outcomes: Iterable[Outcome]) -> None:
+    found.update((one.index, one.value if one.failure is None else one.failure) for one in outcomes)
+
+
+async def _to_the_end(context: CommandContext, storing: Coroutine[Any, Any, None]) -> bool:
+    """Store results; return whether this was interrupted meanwhile. A second interrupt gives them up."""
+    task = asyncio.ensure_future(storing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise
+        context.write("The results are being stored; another interrupt gives them up.\n", error=True)
+        await task
+        return True
+    return False
 
 
 class NotebookVariables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -163,6 +164,8 @@ def test_map_cell_stores_results_and_tells_of_failures(plain: tuple[FrontEnd, Ke
         ("area of sizes", "write %%sandbox|invalid choice"),
         ("area over nothing", "no variable nothing"),
         ("area over [1]", "no name"),
+        ("area over sizes --to class", "no name"),
+        ("area over sizes --to __builtins__", "a name of Python's own"),
         ("area over sizes --sandboxes 99", "max_fan_out"),
         ("other over sizes", "defines no function other"),
     ],
@@ -248,3 +251,64 @@ def test_inputs_that_cannot_be_had_from_the_sandbox_are_told(notebook: FrontEnd,
     notebook.run("generator = (n for n in range(3)); things = [object()]")
     ran = notebook.run(f"%%sandbox map {line}\ndef f(a):\n    return a")
     assert reason in ran.contents("error")[0]["evalue"]
+
+
+FAILING = """%%sandbox map f over sizes --sandboxes 2 --stop-on-failure
+def f(size):
+    import time
+    time.sleep(0.5 if size == 9 else 0)
+    if size == 9:
+        raise ValueError("nine")
+    return size
+"""
+
+
+def test_what_it_says_was_done_is_what_the_variable_has(notebook: FrontEnd) -> None:
+    notebook.run("sizes = range(1000)")
+    ran = notebook.run(FAILING)
+    assert ran.contents("error")[0]["ename"] == "ValueError"
+    (done,) = re.findall(r"([0-9,]+) of 1,000 inputs were done, 1 of them with a failure\.", texts(ran))
+    results = notebook.run("len(f_results), f_results[9]['name'], list(f_results) == sorted(f_results)").result
+    assert results == f"({int(done.replace(',', ''))}, 'ValueError', True)"
+
+
+def test_inputs_of_a_paused_sandbox_can_be_had(notebook: FrontEnd) -> None:
+    notebook.run("few = [1, 2, 3]")
+    assert notebook.run("%sandbox pause").status == "ok"
+    assert notebook.run("%%sandbox map f over few --sandboxes 1\ndef f(size):\n    return -size").status == "ok"
+    assert notebook.run("f_results").result == "[-1, -2, -3]"
+
+
+LEISURELY = """%%sandbox map f over few --sandboxes 1
+import time
+
+def f(size):
+    time.sleep(1)
+    return -size
+"""
+
+
+def test_results_outlive_the_notebooks_sandbox(tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        front_end = process.front_end()
+        front_end.run("few = [1, 2, 3]")
+        own = sandboxes_of(process.pid)
+        cell = front_end.cell(LEISURELY)
+        front_end.until(lambda: len(sandboxes_of(process.pid)) > len(own))
+        for one in own:
+            one.kill()
+        ran = front_end.finish(cell)
+        assert ran.status == "ok"
+        assert "sandbox was lost meanwhile, with its variables: f_results is in a fresh one." in texts(ran)
+        assert front_end.run("f_results, 'few' in globals()").result == "([-1, -2, -3], False)"
+
+
+def test_interrupt_while_results_are_stored_loses_none(notebook: FrontEnd) -> None:
+    notebook.run("many = range(30_000)")
+    cell = notebook.cell("%%sandbox map f over many --sandboxes 2\ndef f(size):\n    return -size")
+    notebook.until(lambda: cell.contents("update_display_data") and "30,000 of 30,000" in bar(cell))
+    notebook.interrupt()
+    ran = notebook.finish(cell)
+    # It may have come too late.
+    assert ran.status == "ok" or "are in f_results" in texts(ran)
+    assert notebook.run("len(f_results), f_results[29_999]").result == "(30000, -29999)"

@@ -5,7 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Sequence, Sized
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+    Sized,
+)
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Union
 
@@ -140,6 +150,8 @@ class FanOut:
         self._outcomes: weakref.ref[AsyncGenerator[Outcome, None]] | None = None
         """Weak, as the work refers to this: so the loop closes them when nobody iterates over them any more."""
         self._closing: asyncio.Task[None] | None = None
+        self._ending = False
+        """What sandboxes end of from now on is this map's own doing."""
         self._tasks: list[asyncio.Task[None]] = []
         self._fatal: Exception | None = None
         self._left = len(self._pool)
@@ -216,7 +228,16 @@ class FanOut:
         except FanOutError as exc:
             exc.results = found
             raise
+        finally:
+            # There are some where an error, or a cancellation, ended it.
+            for one in self.rest():
+                found[one.index] = one.value if one.failure is None else one.failure
         return Results(found[index] for index in range(len(found)))
+
+    def rest(self) -> Iterator[Outcome]:
+        """Give the outcomes that were not taken, when the iteration has ended early."""
+        while self._work is not None and self._work.outcomes:
+            yield self._work.next_outcome()
 
     async def _run(self) -> AsyncGenerator[Outcome, None]:
         work = self._work = Work(self._inputs, len(self._pool), self.call)
@@ -229,6 +250,7 @@ class FanOut:
                     outcome = work.next_outcome()
                     self._tell_progress()
                     if outcome.failure is not None and self._stop:
+                        work.outcomes.appendleft((outcome, 0))
                         raise outcome.failure.error()
                     yield outcome
                 if not work.outcomes and not work.over:
@@ -270,6 +292,7 @@ class FanOut:
 
     async def _close(self) -> None:
         if self._closing is None:
+            self._ending = True
             self._closing = asyncio.ensure_future(self._end_work())
         await _to_the_end(self._closing)
 
@@ -289,30 +312,35 @@ class FanOut:
         while not work.over:
             worker = Worker(sandbox, self._function, work, self._max_result)
             try:
-                try:
-                    await _run_guarded(worker)
-                finally:
-                    if not self._own:
-                        await worker.end()
+                await self._use(worker)
             except (FanOutError, StateError):
                 raise
             except SandboxKernelError as exc:
-                if isinstance(exc, ConfigurationError) and not work.has_begun:
-                    # Later it is none of the configuration: one that is killed while it starts looks like that.
-                    raise
-                if isinstance(exc, InvocationError) and not worker.started:
-                    # Nothing was lost: the sandbox has no pipes, or not that kind of code.
-                    raise FanOutError(f"The sandbox cannot take part in a map: {exc}") from exc
+                if self._ending:
+                    return
+                _require_loss(exc, worker, work)
                 losses = 0 if worker.was_useful else losses + 1
                 self._settle(worker, exc)
                 if losses > self._retries:
-                    self._left -= 1
-                    if not self._left:
-                        raise FanOutError(f"No sandbox is left for the work ({self.summary}): {exc}") from exc
+                    self._give_up(exc)
                     return
-                await self._renew(sandbox, exc)
+                if not work.over:
+                    await self._renew(sandbox, exc)
             else:
                 return
+
+    async def _use(self, worker: Worker) -> None:
+        try:
+            await _run_guarded(worker)
+        finally:
+            if not self._own:
+                await worker.end()
+
+    def _give_up(self, error: SandboxKernelError) -> None:
+        """Do without one sandbox. Raises FanOutError where it was the last one."""
+        self._left -= 1
+        if not self._left:
+            raise FanOutError(f"No sandbox is left for the work ({self.summary}): {error}") from error
 
     async def _renew(self, sandbox: Sandbox, error: SandboxKernelError) -> None:
         """Let the next use of a sandbox find a fresh one, or a fresh Python."""
@@ -335,6 +363,16 @@ class FanOut:
                 waiting.append(item)
         for item in reversed(waiting):
             self._work.give_back(item)
+
+
+def _require_loss(error: SandboxKernelError, worker: Worker, work: Work) -> None:
+    """Raise what another sandbox would not help against."""
+    if isinstance(error, ConfigurationError) and not work.has_begun:
+        # Later it is none of the configuration: one that is killed while it starts looks like that.
+        raise error
+    if isinstance(error, InvocationError) and not worker.started:
+        # Nothing was lost: the sandbox has no pipes, or not that kind of code.
+        raise FanOutError(f"The sandbox cannot take part in a map: {error}") from error
 
 
 async def _run_guarded(worker: Worker) -> None:

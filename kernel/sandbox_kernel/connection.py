@@ -136,7 +136,7 @@ class Connection:
     def _on_lost(self, reason: str, error: LinkError | None) -> None:
         if self._closed:
             return
-        if error is not None:
+        if error is not None or self._sandbox.is_gone:
             self._on_ended(reason, error)
             return
         now = time.monotonic()

@@ -213,6 +213,8 @@ class Sandbox(ABC):
     mode: str = "bridge"
     """"basic" where the provider's own call runs the code, and much is missing (architecture.md, section 1); "relay"
     where a gateway's kernel does, with nothing of ours beside it."""
+    is_gone: bool = False
+    """It is known that it exists no more, so that its link cannot be made again."""
     on_news: Callable[[str], None] = staticmethod(_nobody_hears)
     """Set by the session: takes lines that people should read now, such as that its time is running out."""
     files: SandboxFiles | None = None

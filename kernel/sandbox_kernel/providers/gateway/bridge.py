@@ -13,8 +13,8 @@ import asyncio
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sandbox_kernel.errors import NotFoundError, SandboxConnectionError, SandboxKernelError
@@ -24,21 +24,16 @@ from sandbox_kernel.providers.basic.backlog import MAX_BACKLOG
 
 from . import words
 from .channels import KernelSocket, MessageTooLargeError
+from .endings import END_IN, TOPIC, Endings
 from .ends import GatewayKernel, RelayTransport
-from .greeting import Greeting, KernelInfo, in_time
+from .greeting import Greeting, KernelInfo
 from .messages import ChannelMessage
-from .own import OwnRequest, OwnRequests, make_header
+from .own import OwnRequests
+from .renewal import Renewal
 from .sent import ON_CONTROL, Lane, Sent, SentRequests
 
 Json = dict[str, Any]
 
-LAST_OUTPUTS = 2.0
-"""Seconds after a lane's answer in which its outputs must have come."""
-END_IN = 2.0
-"""Seconds after its reply in which a request's idle status must have come; then it is looked for."""
-END_QUESTIONS = 5
-"""How often a kernel of which no output was ever heard for such questions is asked for it."""
-TOPIC = b"kernel"
 SHELL, BESIDE = Lane("shell"), Lane("control")
 
 
@@ -62,17 +57,23 @@ class RelayBridge:
         self._lost_at = 0.0
         self._sent = SentRequests()
         self._own = OwnRequests(self._put)
+        self._endings = Endings(self._sent, self._own, self._send)
+        self._renewal = Renewal(self._own, lambda: self._info, self._on_other)
+        self.on_leaving: Callable[[], None] = lambda: None
+        """Told when the kernel says that it was told to end."""
+        self._owed = ""
+        """What the next cell that begins says first."""
+        self._leaves = False
+        """The kernel has said that it was told to end."""
         self._info: KernelInfo | None = None
         """What the kernel said of itself; None while it does not answer."""
         self._greeting: asyncio.Task[None] | None = None
-        self._settling: set[asyncio.Task[None]] = set()
         self._aside: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[bytes, list[Buffer]]] = []
         self._life = 1
         self._restarting = self._renewed = False
         self.dropped = 0
         """Messages that were broken, or belong to nobody here."""
-        self._session = uuid.uuid4().hex
 
     @property
     def is_open(self) -> bool:
@@ -103,6 +104,12 @@ class RelayBridge:
         elif self._connections > self._asked_over:
             self._go_on()
         return self._transport
+
+    def end(self, reason: str) -> None:
+        """Take note that there is no such kernel any more."""
+        self._endings.end_failed(reason)
+        # After what was sent just now.
+        asyncio.get_running_loop().call_soon(self.lose, reason)
 
     def lose(self, reason: str) -> None:
         """End the link's transport; whoever makes another learns what became of the kernel."""
@@ -187,7 +194,7 @@ class RelayBridge:
             self._socket.send(channel, parts)
         except MessageTooLargeError:
             if sent is not None:
-                self._give_up(sent, words.TOO_LARGE)
+                self._endings.give_up(sent, words.TOO_LARGE)
             else:
                 self.on_news(f"{words.TOO_LARGE}\n")
 
@@ -228,6 +235,7 @@ class RelayBridge:
             self._own.ask(SHELL, "execute_request", content)
 
     async def _interrupt(self) -> None:
+        self._sent.interrupt()
         try:
             await self._kernel.interrupt()
         except SandboxKernelError as exc:
@@ -253,6 +261,8 @@ class RelayBridge:
             self._on_output(parts)
             return
         parent = json.loads(bytes(parts[1]))
+        if channel == "shell" and b'"KeyboardInterrupt"' in bytes(parts[3]) and self._holds(parent, parts):
+            return
         sent = self._sent.of(parent) if channel == "stdin" else self._sent.on_reply(parent)
         if sent is None:
             self.dropped += 1
@@ -260,8 +270,24 @@ class RelayBridge:
             self._send([envelope.STDIN + sent.kind[1:], *parts])
         else:
             self._send([sent.kind, *parts], urgent=sent.kind[:1] in ON_CONTROL)
+            self._endings.release(sent)
             if not sent.idle:
                 asyncio.get_running_loop().call_later(END_IN, self._miss_end, sent)
+
+    def _holds(self, parent: Json, reply: list[Buffer]) -> bool:
+        """Hold the reply of a cell that was interrupted, and not from here."""
+        sent = self._sent.of(parent)
+        if sent is None or not sent.is_cell or sent.interrupted or sent.reply is not None:
+            return False
+        if json.loads(bytes(reply[3])).get("ename") != "KeyboardInterrupt":
+            return False
+        self._endings.hold_reply(sent, reply, lambda: self._leaves)
+        return True
+
+    def _miss_end(self, sent: Sent) -> None:
+        """Look for the end of a request that was answered, if it has not come yet."""
+        if self._sent.has(sent) and self._socket is not None and self._info is not None:
+            self._endings.find_end(sent, sent.lane if not self._info.is_ipython else BESIDE)
 
     def _on_output(self, parts: list[Buffer]) -> None:
         if bytes(parts[1]) == b"{}" and b'"status"' in bytes(parts[0]):
@@ -271,8 +297,30 @@ class RelayBridge:
                 case "dead":
                     self.on_death(words.DEAD, renewed=False)
             return
-        self._sent.on_output(parts)
+        sent = self._sent.on_output(parts)
+        self._look_who_speaks(bytes(parts[0]), sent)
+        if sent is not None and sent.lacks_reply and b'"status"' in bytes(parts[0]):
+            self._endings.hold(sent, parts)
+            return
         self._send([envelope.IOPUB, TOPIC, *parts])
+        if self._owed and sent is not None and sent.is_cell:
+            text, self._owed = self._owed, ""
+            self._endings.publish("stream", {"name": "stderr", "text": text}, sent.header)
+
+    def _look_who_speaks(self, header: bytes, sent: Sent | None) -> None:
+        """Notice that a kernel ends, or is another one than before, by the header of one of its outputs."""
+        if self._info is None:
+            return
+        if b'"shutdown_reply"' in header:
+            self._leaves = True
+            self.on_leaving()
+            self._renewal.look()
+        elif b'"status"' in header and self._renewal.is_other(header):
+            if sent is not None and sent.is_cell:
+                self._on_renewed(sent.session)
+            else:
+                # It may be of the gateway's own making.
+                self._renewal.look()
 
     # ---- the kernel's life
 
@@ -280,10 +328,31 @@ class RelayBridge:
         """Take note that the kernel has ended; ``renewed``: the gateway has started another in its place."""
         if self._restarting or (self._info is None and (renewed or self._greeting is None)):
             return
+        self._endings.end_failed(reason)
         self._stop_asking()
         self._sent.clear()
         self._info, self._renewed, self.death = None, renewed, reason
         self._event("died", exit=1, life=self._life, stderr="")
+
+    def _on_other(self, session: str) -> None:
+        """Take note that somebody else has restarted the kernel, and how the new one tells itself."""
+        if any(sent.is_cell for sent in self._sent.not_begun()):
+            self._on_renewed(session)
+        else:
+            self.on_death(words.RESTARTED, renewed=True)
+
+    def _on_renewed(self, session: str) -> None:
+        """Let the new kernel run the cells that were sent to it, and tell the first of them that it is another."""
+        assert self._info is not None
+        self._info = replace(self._info, session=session)
+        self._endings.end_failed(words.RESTARTED)
+        for sent in self._sent.begun_before(session):
+            self._endings.give_up(sent, words.RESTARTED_IN_CELL)
+        self._owed = words.FRESH
+        # The cell that finds it has a number of the new kernel's.
+        self._set_count(self._sent.count + 2, [])
+        waiting = self._sent.not_begun()
+        self._endings.settle({sent.lane for sent in waiting}, waiting, self._is_known, words.swallowed)
 
     async def _restart(self) -> None:
         if self._restarting:
@@ -318,7 +387,7 @@ class RelayBridge:
     async def _greet(self) -> None:
         """Say that the kernel is ready when it answers."""
         self._info = await Greeting(self._own).run(counts=self._attached and self._life == 1)
-        self._greeting, self._asked_over = None, self._connections
+        self._greeting, self._asked_over, self._leaves = None, self._connections, False
         if self._info.busy:
             self.on_news(words.BUSY)
         self._say_ready(self._info)
@@ -328,10 +397,11 @@ class RelayBridge:
         self._event("ready", life=self._life, python=info.version, ipython=info.ipython, count=info.count)
 
     def _stop_asking(self) -> None:
-        for task in (self._greeting, *self._settling):
-            if task is not None:
-                task.cancel()
-        self._greeting, self._settling = None, set()
+        if self._greeting is not None:
+            self._greeting.cancel()
+        self._greeting, self._owed = None, ""
+        self._endings.stop()
+        self._renewal.stop()
         self._own.forget()
         self._unsent.clear()
 
@@ -340,93 +410,26 @@ class RelayBridge:
     def _go_on(self) -> None:
         """Find out what was lost, and say so."""
         self._asked_over = self._connections
-        for task in self._settling:
-            task.cancel()
         running = self._sent.running()
         if running is not None:
             text = words.cut(time.monotonic() - self._lost_at)
-            self._publish("stream", {"name": "stderr", "text": text}, running.header)
-        lanes = {SHELL, *(sent.lane for sent in self._sent.doubtful(self._connections))}
-        self._settling = {asyncio.ensure_future(self._settle(lane, self._connections)) for lane in lanes}
+            self._endings.publish("stream", {"name": "stderr", "text": text}, running.header)
+        doubtful = self._sent.doubtful(self._connections)
+        self._endings.settle({SHELL, *(sent.lane for sent in doubtful)}, doubtful, self._is_known, words.lost)
         self._send_unsent()
+
+    def _is_known(self, header: Json) -> bool:
+        """Whether an answer is of the kernel of before; else it has ended."""
+        if self._info is not None and header.get("session") != self._info.session:
+            self.on_death(words.DIED, renewed=True)
+            return False
+        return True
 
     def _send_unsent(self) -> None:
         if self._socket is not None and self._info is not None:
             unsent, self._unsent = self._unsent, []
             for kind, parts in unsent:
                 self._relay(kind, parts)
-
-    async def _settle(self, lane: Lane, connection: int) -> None:
-        """Ask in a lane; what was sent before and has no answer then never gets one."""
-        question = self._own.ask(lane, "kernel_info_request")
-        try:
-            answer = await question.replied
-            if self._info is not None and answer.header.get("session") != self._info.session:
-                self.on_death(words.DIED, renewed=True)
-                return
-            await in_time(question.idle, LAST_OUTPUTS)
-        finally:
-            self._own.done(question)
-        for sent in self._sent.doubtful(connection):
-            if sent.lane == lane:
-                self._give_up(sent, words.lost(begun=sent.busy or sent.replied))
-
-    def _miss_end(self, sent: Sent) -> None:
-        """Look for the end of a request that was answered, if it has not come yet."""
-        if self._sent.has(sent) and self._socket is not None and self._info is not None:
-            task = asyncio.ensure_future(self._find_end(sent, sent.lane if not self._info.is_ipython else BESIDE))
-            self._settling.add(task)
-            task.add_done_callback(lambda _: self._settling.discard(task))
-
-    async def _find_end(self, sent: Sent, lane: Lane) -> None:
-        """Ask until the question's idle status is heard, or the request's.
-
-        Outputs are published in order, but ZeroMQ drops what a slow gateway does not fetch, an idle status like any
-        other; a front end would wait for it for ever.
-        """
-        questions: list[OwnRequest] = []
-        try:
-            while self._sent.has(sent) and not any(question.idle.is_set() for question in questions):
-                if len(questions) >= END_QUESTIONS and not self._own.heard.is_set():
-                    break
-                questions.append(self._own.ask(lane, "kernel_info_request"))
-                await in_time(questions[-1].idle, END_IN)
-        finally:
-            self._own.done(*questions)
-        if self._sent.has(sent):
-            self._give_up(sent, words.END_LOST)
-
-    def _give_up(self, sent: Sent, reason: str) -> None:
-        """Give a request, of which nothing more will come, what it has not had."""
-        self._sent.forget(sent)
-        error = {
-            "ename": "SandboxConnectionError",
-            "evalue": reason,
-            "traceback": [f"SandboxConnectionError: {reason}"],
-        }
-        if not sent.busy:
-            self._publish("status", {"execution_state": "busy"}, sent.header)
-        if sent.is_cell and not sent.replied:
-            self._publish("error", error, sent.header)
-        elif sent.is_cell:
-            self._publish("stream", {"name": "stderr", "text": f"{reason}\n"}, sent.header)
-        if not sent.replied:
-            content: Json = {"status": "error", **error}
-            if sent.is_cell:
-                content |= {"execution_count": sent.count or self._sent.count, "payload": [], "user_expressions": {}}
-            parts = [sent.kind, *self._made(f"{sent.msg_type.removesuffix('_request')}_reply", content, sent.header)]
-            self._send(parts, urgent=sent.kind[:1] in ON_CONTROL)
-        if not sent.idle:
-            self._publish("status", {"execution_state": "idle"}, sent.header)
-
-    # ---- messages of our own
-
-    def _publish(self, msg_type: str, content: Json, parent: bytes) -> None:
-        self._send([envelope.IOPUB, TOPIC, *self._made(msg_type, content, parent)])
-
-    def _made(self, msg_type: str, content: Json, parent: bytes) -> list[bytes]:
-        header = make_header(uuid.uuid4().hex, msg_type, self._session)
-        return [json.dumps(header).encode(), parent, b"{}", json.dumps(content).encode()]
 
     def _put(self, channel: str, parts: list[Buffer]) -> None:
         """Send a request of the relay's own, where there is a connection: what asks asks again."""

@@ -24,6 +24,7 @@ from . import words
 from .bridge import RelayBridge
 from .channels import SocketSettings
 from .failures import PROVIDER
+from .greeting import in_time
 from .line import CarriedTransport, Line
 from .place import Place, is_ours
 from .remote import KernelTimes, RemoteKernel
@@ -33,6 +34,8 @@ TELL_TIMEOUT = 5.0
 """Seconds for the question why something ended."""
 CLOSE_TIMEOUT = 4.0
 """Seconds to end a kernel: a front end that shuts its kernel down waits no longer than five."""
+LOOK_AT_END, LOOKS_AT_END = 0.1, 50
+"""Seconds between two looks at a kernel that ends, and how many there are: it may only be restarted."""
 GONE = "its gateway has no such kernel any more: it was culled when it was idle, or somebody shut it down"
 LEFT = (
     "The kernel {} was not made by sandbox-kernel, so it goes on; it is shut down where it was started, or by the "
@@ -62,6 +65,8 @@ class GatewaySandbox(Sandbox):
         self._is_ours = made or is_ours(model.kernel_id)
         self._kernel = RemoteKernel(client, model.kernel_id, times, settings)
         self._watching: asyncio.Task[None] | None = None
+        self._ends_now = asyncio.Event()
+        """The kernel has said that it was told to end."""
         self._ids: dict[str, Any] = {"provider": PROVIDER, "sandbox_id": self.sandbox_id}
 
     async def open_link(self) -> Transport:
@@ -93,14 +98,21 @@ class GatewaySandbox(Sandbox):
 
     async def _watch(self) -> None:
         """Look again and again whether the kernel is there: a gateway does not say that it has ended one."""
+        soon = 0
         while True:
-            await asyncio.sleep(self._times.watch)
+            if not soon and await in_time(self._ends_now, self._times.watch):
+                self._ends_now.clear()
+                soon = LOOKS_AT_END
+            if soon:
+                soon -= 1
+                await asyncio.sleep(LOOK_AT_END)
             if not self._is_open:
                 # Whoever opens another link looks again.
                 return
             try:
                 model = await self._client().kernel(self.sandbox_id)
             except NotFoundError:
+                self.is_gone = True
                 self._lose(GONE)
                 return
             except SandboxKernelError:
@@ -143,6 +155,8 @@ class GatewaySandbox(Sandbox):
     # ---- what became of it
 
     async def loss_reason(self) -> str:
+        if self.is_gone:
+            return GONE
         try:
             await asyncio.wait_for(self._client().kernel(self.sandbox_id), TELL_TIMEOUT)
         except NotFoundError:
@@ -180,6 +194,7 @@ class RelaySandbox(GatewaySandbox):
         super().__init__(*arguments, made=made)
         self._bridge = RelayBridge(self._kernel, attached=not made)
         self._bridge.on_news = self._tell
+        self._bridge.on_leaving = self._ends_now.set
 
     def _tell(self, text: str) -> None:
         # Who listens may change.
@@ -197,7 +212,7 @@ class RelaySandbox(GatewaySandbox):
         return self._bridge.is_open
 
     def _lose(self, reason: str) -> None:
-        self._bridge.lose(reason)
+        self._bridge.end(reason)
 
     def _on_dead(self) -> None:
         self._bridge.on_death(words.DEAD, renewed=False)

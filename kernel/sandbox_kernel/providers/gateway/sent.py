@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer
 
+_TELLING = (b'"status"', b'"execute_input"', b'"error"')
+"""Types of the outputs that tell how a request is."""
 ON_CONTROL = (envelope.CONTROL, envelope.ASIDE)
 
 
@@ -36,6 +38,16 @@ class Sent:
     """The kernel has begun with it."""
     idle: bool = False
     replied: bool = False
+    session: str = ""
+    """By which the kernel that began with it tells itself."""
+    failure: dict[str, Any] | None = None
+    """The error with which it ended, as far as it was heard."""
+    held: Sequence[Buffer] | None = None
+    """Its idle status, where that waits for the reply."""
+    reply: Sequence[Buffer] | None = None
+    """Its reply, where that waits for what becomes of the kernel."""
+    interrupted: bool = False
+    """An interrupt was asked for while it was under way."""
     count: int = 0
     """Its number, where it is a cell that has begun."""
 
@@ -43,6 +55,11 @@ class Sent:
     def is_cell(self) -> bool:
         """Whether it executes code."""
         return self.msg_type == "execute_request"
+
+    @property
+    def lacks_reply(self) -> bool:
+        """Whether it is a cell that has ended with an error, and has no reply."""
+        return self.is_cell and self.idle and self.failure is not None and not self.replied
 
 
 class SentRequests:
@@ -79,21 +96,28 @@ class SentRequests:
             self._forget_done(sent)
         return sent
 
-    def on_output(self, parts: Sequence[Buffer]) -> None:
-        """Take note of what an output says of its request. Raises ValueError for one that is broken."""
+    def on_output(self, parts: Sequence[Buffer]) -> Sent | None:
+        """Take note of what an output says of its request; return that if it says anything.
+
+        Raises ValueError for one that is broken.
+        """
         header = bytes(parts[0])
-        if b'"status"' not in header and b'"execute_input"' not in header:
-            return
+        if not any(name in header for name in _TELLING):
+            return None
         sent = self.of(json.loads(bytes(parts[1])))
         if sent is None:
-            return
+            return None
         content = json.loads(bytes(parts[3]))
         if b'"status"' in header:
-            sent.busy = sent.busy or content.get("execution_state") == "busy"
+            if content.get("execution_state") == "busy" and not sent.busy:
+                sent.busy, sent.session = True, str(json.loads(header).get("session"))
             sent.idle = sent.idle or content.get("execution_state") == "idle"
             self._forget_done(sent)
+        elif b'"error"' in header:
+            sent.failure = content
         elif isinstance(count := content.get("execution_count"), int):
             sent.count = self.count = count
+        return sent
 
     def _forget_done(self, sent: Sent) -> None:
         if sent.replied and sent.idle:
@@ -106,6 +130,23 @@ class SentRequests:
     def running(self) -> Sent | None:
         """Return the cell that runs, as far as is known."""
         return next((one for one in self._by_id.values() if one.is_cell and one.busy and not one.idle), None)
+
+    def failed(self) -> list[Sent]:
+        """Return the cells that ended with an error and have no reply."""
+        return [one for one in self._by_id.values() if one.lacks_reply]
+
+    def begun_before(self, session: str) -> list[Sent]:
+        """Return what another kernel than that of this session began with."""
+        return [one for one in self._by_id.values() if one.busy and one.session != session]
+
+    def not_begun(self) -> list[Sent]:
+        """Return what no kernel has begun with, as far as is known."""
+        return [one for one in self._by_id.values() if not one.busy]
+
+    def interrupt(self) -> None:
+        """Note that an interrupt was asked for."""
+        for sent in self._by_id.values():
+            sent.interrupted = True
 
     def has(self, sent: Sent) -> bool:
         """Whether a request is not done."""

@@ -13,6 +13,14 @@ RENEWED = (
     "its gateway's kernel, in which the bridge was started, has been restarted by somebody else than this notebook"
 )
 RENEWED_BY_GATEWAY = "the gateway's kernel, in which the bridge was started, has ended; the gateway has started it anew"
+RESTARTED = "somebody else than this notebook has restarted the gateway's kernel"
+RESTARTED_IN_CELL = (
+    "Somebody else than this notebook has restarted the gateway's kernel while this cell ran. Its variables are gone."
+)
+FRESH = (
+    "The sandbox's Python is a fresh one, since somebody else than this notebook has restarted the gateway's kernel: "
+    "the variables of earlier cells are gone; files and packages are kept.\n"
+)
 TOO_LARGE = (
     "The message is larger than the gateway takes, so it was not sent; use less at a time, or raise "
     "GatewayProvider.largest_message where the gateway's own limit is higher."
@@ -51,6 +59,18 @@ def lost(*, begun: bool) -> str:
         "The connection to the gateway was lost when this cell was sent, and nothing was heard of it since, so nobody "
         "knows whether it ran. It is not run again; look at its variables before you do."
     )
+
+
+def ended(reason: str) -> str:
+    """Return what a cell says with whose error its kernel ended; ``reason`` is a clause."""
+    return f"The kernel ended while this cell ran: {reason}.\n"
+
+
+def swallowed(*, begun: bool) -> str:
+    """Return what a cell says that was sent when the kernel was restarted; ``begun``: the new one has run it."""
+    if begun:
+        return "The end of this cell was lost when the gateway's kernel was restarted; it is not run again."
+    return "The gateway's kernel was restarted when this cell was sent, so it did not run there; run it again."
 
 
 SET_COUNT = """\

@@ -1,0 +1,83 @@
+"""What somebody else than the notebook does to a gateway's kernel in relay mode: each loss is told, and once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("the servers are started and ended as on Linux", allow_module_level=True)
+pytest.importorskip("jupyter_server")
+
+from tests.gateways import TOKEN, GatewayProcess, serving
+
+from .client import Exchange, FrontEnd, running
+
+ENDLESS = "import time\nfor n in range(1000):\n    print(n, flush=True); time.sleep(0.1)"
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with serving(tmp_path_factory.mktemp("gateway")) as made:
+        yield made
+
+
+@pytest.fixture
+def front_end(gateway: GatewayProcess, tmp_path: Path) -> Iterator[FrontEnd]:
+    with running(tmp_path, *gateway.arguments(), environment={"SANDBOX_KERNEL_GATEWAY_TOKEN": TOKEN}) as kernel:
+        opened = kernel.front_end()
+        opened.run("x = 1")
+        yield opened
+        opened.ask("shutdown_request", {"restart": False}, channel="control")
+
+
+def own(gateway: GatewayProcess) -> str:
+    """The kernel that runs."""
+    (kernel_id,) = gateway.kernel_ids()
+    return f"/api/kernels/{kernel_id}"
+
+
+def in_mid_cell(front_end: FrontEnd) -> Exchange:
+    cell = front_end.cell(ENDLESS)
+    front_end.until(lambda: "1\n" in cell.stream())
+    return cell
+
+
+def errors(cell: Exchange) -> list[str]:
+    return [str(error["ename"]) for error in cell.contents("error")]
+
+
+def assert_fresh(cell: Exchange) -> None:
+    assert cell.result == "False"
+    assert cell.stream("stderr").count("a fresh one") == 1
+
+
+def test_a_restart_by_others_is_told_by_the_next_cell_once(gateway: GatewayProcess, front_end: FrontEnd) -> None:
+    gateway.ask("POST", f"{own(gateway)}/restart")
+    assert_fresh(front_end.run("'x' in dir()"))
+    assert front_end.run("1").stream("stderr") == ""
+
+
+def test_a_restart_by_others_in_mid_cell_is_one_error_and_a_notice(
+    gateway: GatewayProcess, front_end: FrontEnd
+) -> None:
+    cell = in_mid_cell(front_end)
+    gateway.ask("POST", f"{own(gateway)}/restart")
+    front_end.finish(cell)
+    cell.assert_ended_once()
+    assert len(errors(cell)) == 1
+    assert_fresh(front_end.run("'x' in dir()"))
+
+
+def test_a_kernel_that_others_end_in_mid_cell_is_one_error_and_a_notice(
+    gateway: GatewayProcess, front_end: FrontEnd
+) -> None:
+    cell = in_mid_cell(front_end)
+    gateway.ask("DELETE", own(gateway))
+    front_end.finish(cell)
+    cell.assert_ended_once()
+    assert len(errors(cell)) == 1
+    assert_fresh(front_end.run("'x' in dir()"))

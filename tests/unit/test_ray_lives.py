@@ -14,14 +14,29 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("the local provider's parts are Linux's", allow_module_level=True)
 
+from sandbox_kernel.connection import Connection
 from sandbox_kernel.errors import ConfigurationError, SandboxConnectionError
+from sandbox_kernel.link.protocol import Link
+from sandbox_kernel.link.stream import SocketTransport
+from sandbox_kernel.link.transport import Transport
 from sandbox_kernel.providers.ray import host as hosting
 from sandbox_kernel.providers.ray.companion import Companion
 from sandbox_kernel.providers.ray.driver import Server
 from sandbox_kernel.providers.ray.host import SandboxHost
 from sandbox_kernel.providers.ray.node_link import HELD, PATIENCE, NodeLink
+from sandbox_kernel.providers.ray.provider import RayProvider
 from sandbox_kernel.providers.ray.sandbox import RaySandbox
 from sandbox_kernel.providers.ray.words import Order
+from sandbox_kernel.retry import RetryPolicy
+
+INFO = {
+    "sandbox_id": "ray-ann-0000000003e8-00000000",
+    "isolation": "process",
+    "state": "running",
+    "node": "a",
+    "details": {},
+}
+"""What is known of a sandbox."""
 
 
 def ordered(**local: Any) -> Order:
@@ -139,14 +154,50 @@ def test_an_option_of_the_local_provider_that_is_spelt_wrong_is_refused() -> Non
 
 async def test_what_does_not_fit_any_more_ends_a_reconnection_with_an_error_of_the_sandbox() -> None:
     async def gone(start: bool) -> Companion:
-        raise ConfigurationError("There is no Ray cluster on this machine.")
+        raise ConfigurationError("This environment does not fit the Ray cluster's.")
 
-    info = {"sandbox_id": ordered()["sandbox_id"], "isolation": "process", "state": "running", "node": "a"}
-    sandbox = RaySandbox(gone, {**info, "details": {}}, "")
-    with pytest.raises(SandboxConnectionError, match="no Ray cluster") as told:
+    sandbox = RaySandbox(gone, INFO, "")
+    with pytest.raises(SandboxConnectionError, match="does not fit") as told:
         await sandbox.open_link()
     assert not told.value.retryable
     assert await sandbox.loss_reason() == "the Ray cluster cannot be reached"
+
+
+async def test_a_connection_to_a_cluster_that_is_away_is_tried_until_it_is_too_late() -> None:
+    tries: list[str] = []
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    ours, theirs = socket.socketpair()
+
+    class Away(RaySandbox):
+        """Had a link once; then its companions, which are real ones, find nobody at the address."""
+
+        async def open_link(self) -> Transport:
+            return await super().open_link() if tries else SocketTransport(ours)
+
+    def report(name: str, level: str, fields: dict[str, Any]) -> None:
+        tries.append(str(fields.get("error", name)))
+        if len(tries) == 4:
+            # From now on it is too late.
+            connection._patience = 0.001
+
+    provider = RayProvider(address="127.0.0.1:9")
+    connection = Connection(
+        Away(provider.companion, INFO, ""),
+        Link(b"0" * 16, max_received=1000),
+        lambda parts: None,
+        lambda parts, size: None,
+        lambda reason, error: ended.set_result(error),
+        policy=RetryPolicy(first_delay=0.01, longest_delay=0.01),
+        report=report,
+    )
+    await connection.open()
+    theirs.close()
+    error = await asyncio.wait_for(ended, 60)
+    assert tries[0] == "connection_lost"
+    assert [text[:36] for text in tries[1:]] == ["No Ray cluster answers at 127.0.0.1:"] * 3
+    assert str(error).startswith("No Ray cluster answers at 127.0.0.1:9")
+    connection.close()
+    await provider.disconnect()
 
 
 # ---- links

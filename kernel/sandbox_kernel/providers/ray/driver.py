@@ -24,6 +24,7 @@ from .words import Failure, failure_of
 
 CONNECTS_WITHIN = 5.0
 """Seconds in which somebody has to listen at the cluster's address; Ray itself tries for two minutes."""
+AUTO = "auto"
 CLIENT = "ray://"
 READ = 64 * 1024
 
@@ -133,15 +134,16 @@ class Server:
 
 
 def find_address(address: str) -> str:
-    """Return where the cluster is, "auto" looked up. Raises ConfigurationError, SandboxConnectionError."""
-    if address != "auto":
+    """Return where the cluster is, "auto" looked up. Raises SandboxConnectionError."""
+    if address != AUTO:
         return address
     from ray._private.utils import read_ray_address
 
     found = os.environ.get("RAY_ADDRESS") or read_ray_address()
     if not found:
-        raise ConfigurationError(
-            "There is no Ray cluster on this machine: set RayProvider.address, or start one with `ray start --head`."
+        raise SandboxConnectionError(
+            "There is no Ray cluster on this machine: set RayProvider.address, or start one with `ray start --head`.",
+            retryable=False,
         )
     return str(found)
 
@@ -166,6 +168,9 @@ def check_address(address: str) -> None:
 
 def connect(settings: dict[str, Any]) -> Any:
     """Return the cluster. Raises ConfigurationError, SandboxConnectionError."""
+    if settings["address"] != AUTO:
+        # Before Ray, which takes a second to load: while a cluster is away this is tried again and again.
+        check_address(settings["address"])
     try:
         import ray
     except ImportError as exc:
@@ -174,7 +179,8 @@ def connect(settings: dict[str, Any]) -> Any:
             "try `pip install 'sandbox-kernel[ray]'`."
         ) from exc
     address = find_address(settings["address"])
-    check_address(address)
+    if settings["address"] == AUTO:
+        check_address(address)
     try:
         ray.init(address=address, namespace=settings["namespace"], log_to_driver=False, logging_level="ERROR")
     except SystemExit as exc:

@@ -64,6 +64,10 @@ class RaySandbox(Sandbox):
             # It was right once, so it is the cluster that has changed.
             ours.close()
             raise SandboxConnectionError(str(exc), provider=PROVIDER, retryable=False, **self._ids) from exc
+        except SandboxConnectionError as exc:
+            # For a first start nobody at the address is a mistake; a cluster that was there may come again.
+            ours.close()
+            raise SandboxConnectionError(str(exc), provider=PROVIDER, retryable=True, **self._ids) from exc
         except SandboxLostError as exc:
             self._lost = _clause(str(exc))
             ours.close()

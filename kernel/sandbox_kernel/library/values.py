@@ -1,4 +1,4 @@
-"""How variables travel: data frames as Arrow, arrays as npy, everything else as JSON. Nothing is ever unpickled.
+"""How variables travel: data frames as Arrow, arrays as npy, bytes as they are, all else as JSON; no pickles.
 
 This file runs on both sides, so it imports nothing of ours; what it reads may come from a hostile sandbox. A value
 becomes a *header* (what JSON can hold) and *buffers*.
@@ -43,6 +43,8 @@ def encode(value: Any) -> tuple[dict[str, Any], list[Buffer]]:
         return _encode_numpy(value)
     if module == "pyarrow":
         return _encode_table(value)
+    if type(value) in (bytes, bytearray):
+        return {"kind": type(value).__name__}, [value]
     try:
         text = json.dumps(_to_json(value, "the value", 0), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     except (RecursionError, ValueError) as exc:
@@ -54,6 +56,8 @@ def decode(header: dict[str, Any], buffers: Sequence[Buffer]) -> Any:
     """Return the value. Raises TransferError where the data are not what `encode` makes."""
     readers: dict[str, Callable[..., Any]] = {
         "json": _decode_json,
+        "bytes": lambda _, data: bytes(data),
+        "bytearray": lambda _, data: bytearray(data),
         "npy": _decode_numpy,
         "frame": _decode_frame,
         "series": _decode_series,

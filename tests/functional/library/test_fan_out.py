@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -103,6 +105,60 @@ async def test_outcomes_come_as_they_are_ready(pair: list[Sandbox]) -> None:
     assert seen == {number: number * number for number in range(50)}
 
 
+def with_loop(number: int) -> int:
+    async def later() -> int:
+        await asyncio.sleep(0)
+        return -number
+
+    return asyncio.run(later())
+
+
+async def test_function_may_run_a_loop_of_its_own(pair: list[Sandbox]) -> None:
+    assert await sandbox_kernel.map(with_loop, [1, 2, 3], sandboxes=pair) == [-1, -2, -3]
+    # That of the kernel there goes on.
+    assert (await pair[0].run("import asyncio\nawait asyncio.sleep(0.01)\n5")).text == "5"
+
+
+def forking(number: int) -> int:
+    child = os.fork()
+    if not child:
+        if number % 2:
+            raise SystemExit(number)
+        return 1000
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+async def test_children_that_a_function_forks_have_no_outcome(pair: list[Sandbox]) -> None:
+    mapping = sandbox_kernel.map(forking, range(6), sandboxes=pair)
+    assert await mapping == [0, 1, 0, 3, 0, 5]
+    assert mapping.replaced == 0
+
+
+def interrupting(number: int) -> int:
+    if number % 3 == 1:
+        raise KeyboardInterrupt
+    return number
+
+
+async def test_keyboard_interrupt_of_a_function_is_its_failure_and_no_loss(pair: list[Sandbox]) -> None:
+    mapping = sandbox_kernel.map(interrupting, range(9), sandboxes=pair)
+    results = await mapping
+    assert [(one.index, one.kind, one.name) for one in results.failures] == [
+        (index, "raised", "KeyboardInterrupt") for index in (1, 4, 7)
+    ]
+    assert mapping.replaced == 0
+
+
+def blob(size: int) -> bytes:
+    return b"z" * size
+
+
+async def test_bytes_have_the_size_that_they_have(pair: list[Sandbox]) -> None:
+    results = await sandbox_kernel.map(blob, [1_000_000, 1_000_001], sandboxes=pair, max_result=1_000_000)
+    assert results[0] == b"z" * 1_000_000
+    assert "1000001 bytes" in results[1].message
+
+
 # ---- what cannot be
 
 
@@ -140,6 +196,28 @@ async def test_with_cloudpickle_closures_and_objects_go_in(pair: list[Sandbox]) 
     assert await sandbox_kernel.map(lambda point: factor * point.x, points, sandboxes=pair) == [3, 6]
 
 
+class Adder:
+    def __call__(self, number: int) -> int:
+        return number + 1
+
+
+@functools.cache
+def cached(number: int) -> int:
+    return number
+
+
+async def test_callable_objects_travel_by_cloudpickle_or_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TransferError, match=r"pass cached\.__wrapped__"):
+        sandbox_kernel.map(cached, [1])
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    for function in (functools.partial(pow, 2), Adder()):
+        with pytest.raises(TransferError, match="no function that was written in Python"):
+            sandbox_kernel.map(function, [1])
+    monkeypatch.undo()
+    pytest.importorskip("cloudpickle")
+    assert await sandbox_kernel.map(functools.partial(pow, 2), [1, 3], sandboxes=1) == [2, 8]
+
+
 async def test_input_that_cannot_travel_is_a_failure(pair: list[Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     results = await sandbox_kernel.map(square, [2, object(), 3], sandboxes=pair)
@@ -152,6 +230,9 @@ async def test_arguments_that_cannot_be_are_refused() -> None:
         sandbox_kernel.map(square, [1], sandboxes=0)
     with pytest.raises(CommandError, match="an iterable"):
         await sandbox_kernel.map(square, 3, sandboxes=1)  # type: ignore[arg-type]
+    for arguments in ({"sandboxes": 1.5}, {"sandboxes": None}, {"retries": "x"}, {"max_result": -1}):
+        with pytest.raises(CommandError, match=next(iter(arguments))):
+            sandbox_kernel.map(square, [1], **arguments)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="did you mean memory"):
         sandbox_kernel.map(square, [1], memroy="1 GiB")
 
@@ -182,6 +263,12 @@ async def test_function_that_fails_where_it_is_made_ends_it() -> None:
         await map_source("f", "1 / 0", [1], sandboxes=2)
     with pytest.raises(FanOutError, match="defines no function f"):
         await map_source("f", "g = 1", [1], sandboxes=2)
+    with pytest.raises(FanOutError, match="cannot be made in the sandbox: SystemExit"):
+        await map_source("f", "raise SystemExit", [1, 2], sandboxes=2)
+    mapping = map_source("f", "import os\nos._exit(1)", range(9), sandboxes=4, retries=1)
+    with pytest.raises(FanOutError, match="its code ends Python"):
+        await mapping
+    assert mapping.replaced <= 4
 
 
 async def test_error_of_the_inputs_is_raised_as_it_is() -> None:

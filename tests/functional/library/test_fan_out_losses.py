@@ -337,3 +337,30 @@ def test_interrupt_of_a_quick_map_that_shows_its_progress_is_never_lost() -> Non
 
     pool: list[Sandbox] = []
     asyncio.run(with_pool())
+
+
+# ---- time
+
+
+def lazy(number: int) -> int:
+    if number == 2:
+        time.sleep(60)
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return -number
+
+
+async def test_limit_of_cells_holds_for_each_input_and_also_for_a_python_that_does_not_answer() -> None:
+    mapping = sandbox_kernel.map(lazy, range(40), sandboxes=2, execution_timeout=1)
+    results = await mapping
+    assert [(one.index, one.kind) for one in results.failures] == [(2, "timed out"), (5, "timed out")]
+    assert "the function ran longer than 1 s" in results[2].message
+    assert "SandboxSession.execution_timeout" in results[5].message
+    assert [one for one in results if not isinstance(one, Failure)] == [-n for n in range(40) if n not in (2, 5)]
+    # The first one only had to be interrupted.
+    assert mapping.replaced == 1
+
+
+async def test_code_around_the_function_has_no_more_time_than_a_cell() -> None:
+    with pytest.raises(FanOutError, match="its code ran longer than 1 s"):
+        await map_source("f", "import time\ntime.sleep(60)\ndef f(number): pass", [1], sandboxes=1, execution_timeout=1)

@@ -6,14 +6,17 @@ and what came of it. So whoever reads knows of every input whether it can have r
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import pickle
 import struct
 import traceback
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from sandbox_kernel.library.values import Buffer, TransferError, decode, encode  # noqa: TC004 - they are in the namespace
@@ -33,31 +36,74 @@ def serve(
         reader, writer = Reader(source), Writer(sink)
         try:
             call = made(shell, function, buffers)
-        except Exception as exc:  # noqa: BLE001 - whatever is wrong with the user's code is told
+        except BaseException as exc:  # noqa: BLE001 - whatever is wrong with the user's code is told, also that it exits
             writer.tell({"failed": f"{type(exc).__name__}: {exc}"[:2000]})
             return
         writer.tell({"ready": True})
-        while True:
-            found = reader.next(writer.flush)
-            if found is None:
-                writer.flush()
-                return
-            said, data = found
-            writer.add({"begin": said["index"]})
-            # What came of the one before goes along.
+        with without_loop():
+            work(call, reader, writer, most)
+
+
+def work(call: Callable[[Any], Any], reader: Reader, writer: Writer, most: int) -> None:
+    """Call the function with each input. A KeyboardInterrupt is told, and ends it."""
+    while True:
+        found = reader.next(writer.flush)
+        if found is None:
             writer.flush()
+            return
+        said, data = found
+        writer.add({"begin": said["index"]})
+        # What came of the one before goes along.
+        writer.flush()
+        try:
             writer.add(*outcome(call, said, data, most))
+        except InterruptedFunctionError as exc:
+            writer.tell({"end": said["index"], "error": described(exc.cause)})
+            raise exc.cause from None
+
+
+class InterruptedFunctionError(Exception):
+    """The function raised a KeyboardInterrupt: its own, or one that was sent."""
+
+    def __init__(self, cause: KeyboardInterrupt) -> None:
+        self.cause = cause
+
+
+@contextmanager
+def without_loop() -> Iterator[None]:
+    """Let functions use `asyncio.run`: a cell runs within a step of the kernel's own loop, which forbids that."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        yield
+        return
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio._leave_task(loop, task)  # noqa: SLF001 - Python documents it for those who extend asyncio
+    asyncio._set_running_loop(None)  # noqa: SLF001 - as above
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)  # noqa: SLF001 - as above
+        asyncio.set_event_loop(loop)
+        if task is not None:
+            asyncio._enter_task(loop, task)  # noqa: SLF001 - Python documents it for those who extend asyncio
 
 
 def outcome(call: Callable[[Any], Any], said: dict[str, Any], data: Buffer, most: int) -> tuple[Any, ...]:
-    """Return what is told of one input: an object, and buffers."""
+    """Return what is told of one input: an object, and buffers. Raises InterruptedFunctionError."""
     end: dict[str, Any] = {"end": said["index"]}
+    process = os.getpid()
     try:
         value = call(loaded(said["header"], data))
-    except KeyboardInterrupt:
-        raise
     except BaseException as exc:  # noqa: BLE001 - also a function that wants to exit: what it does is told
+        if os.getpid() != process:
+            leave(exc)
+        if isinstance(exc, KeyboardInterrupt):
+            raise InterruptedFunctionError(exc) from None
         return ({**end, "error": described(exc)},)
+    if os.getpid() != process:
+        leave(None)
     try:
         header, buffers = encode(value)
     except TransferError as exc:
@@ -66,6 +112,12 @@ def outcome(call: Callable[[Any], Any], said: dict[str, Any], data: Buffer, most
     if size > most:
         return ({**end, "refused": f"it has {size} bytes, and the limit is {most} (max_result)"},)
     return ({**end, "header": header}, *buffers)
+
+
+def leave(exc: BaseException | None) -> None:
+    """End a process that the function forked, and that came back from it: what came of the input says the first one."""
+    code = exc.code if isinstance(exc, SystemExit) else int(exc is not None)
+    os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
 
 
 def described(exc: BaseException) -> list[str]:

@@ -35,7 +35,7 @@ from sandbox_kernel.library.sandbox import Sandbox
 from .outcomes import MAY_HAVE_RUN, Failure, Outcome, Results
 from .shipping import of_function, of_source
 from .work import Item, Work
-from .worker import Worker
+from .worker import InterruptedWorkerError, Worker
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -139,6 +139,8 @@ class FanOut:
         on_progress: Callable[[FanOut], None] | None = None,
     ) -> None:
         """Take what `map` describes; ``function`` as shipping.py makes it. Raises CommandError, ConfigurationError."""
+        _require_number("retries", retries, 0)
+        _require_number("max_result", max_result, 1)
         self._function, self._inputs = function, inputs
         self._pool = _pool(sandboxes, options, inputs)
         self._own = isinstance(sandboxes, int)
@@ -319,8 +321,14 @@ class FanOut:
                 if self._ending:
                     return
                 _require_loss(exc, worker, work)
-                losses = 0 if worker.was_useful else losses + 1
                 self._settle(worker, exc)
+                if isinstance(exc, InterruptedWorkerError):
+                    # Nothing was lost.
+                    continue
+                losses = 0 if worker.was_useful else losses + 1
+                work.unmade = 0 if worker.is_ready else work.unmade + worker.started
+                if work.unmade > self._retries and not work.has_begun:
+                    raise FanOutError(f"The function cannot be made in a sandbox: its code ends Python. {exc}") from exc
                 if losses > self._retries:
                     self._give_up(exc)
                     return
@@ -358,7 +366,10 @@ class FanOut:
             may_have_run = (place == 0 and worker.begun) or not worker.told_all
             item.runs += may_have_run
             if may_have_run and not (self._idempotent and item.runs <= self._retries):
-                self._work.finish(Outcome(item.index, failure=_may_have_run(item, error, again=self._idempotent)))
+                failure = _may_have_run(item, error, again=self._idempotent)
+                if place == 0 and worker.late:
+                    failure = worker.lateness(item.index)
+                self._work.finish(Outcome(item.index, failure=failure))
             else:
                 waiting.append(item)
         for item in reversed(waiting):
@@ -388,15 +399,23 @@ async def _run_guarded(worker: Worker) -> None:
 
 def _may_have_run(item: Item, error: SandboxKernelError, *, again: bool) -> Failure:
     hint = (
-        f"it was tried {item.runs} times"
+        f"it was tried {item.runs} time{'s' if item.runs > 1 else ''}"
         if again
         else "it may have run and was not run again; idempotent=True allows that"
     )
     return Failure(item.index, MAY_HAVE_RUN, type(error).__name__, f"its sandbox was lost; {hint}. {error}")
 
 
+def _require_number(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CommandError(f"{name} is a whole number{' or a list' if name == 'sandboxes' else ''}, not {value!r}.")
+    if value < least and name != "sandboxes":
+        raise CommandError(f"{name} is {least} at least, and this is {value}.")
+
+
 def _pool(sandboxes: int | Sequence[Sandbox], options: dict[str, Any], inputs: Inputs) -> list[Sandbox]:
-    if isinstance(sandboxes, int):
+    if isinstance(sandboxes, int) or not isinstance(sandboxes, Iterable):
+        _require_number("sandboxes", sandboxes, 1)
         if not 1 <= sandboxes <= 10_000:
             raise CommandError(f"map works in 1 sandbox at least, and sandboxes is {sandboxes}.")
         # No more than there are inputs.

@@ -11,6 +11,8 @@ RAISED = "raised"
 """The function raised an exception."""
 MAY_HAVE_RUN = "may have run"
 """Its sandbox was lost when the function ran with it, or may have; it was not run again."""
+TIMED_OUT = "timed out"
+"""The function ran with it longer than a cell may (SandboxSession.execution_timeout), and was ended."""
 NOT_SENT = "not sent"
 """The input cannot travel into a sandbox."""
 NOT_RETURNED = "not returned"
@@ -24,7 +26,7 @@ class Failure:
     index: int
     """Of the input, from 0."""
     kind: str
-    """"raised", "may have run", "not sent" or "not returned"."""
+    """"raised", "may have run", "timed out", "not sent" or "not returned"."""
     name: str
     """Of the exception's class."""
     message: str

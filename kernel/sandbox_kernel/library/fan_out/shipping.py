@@ -46,16 +46,20 @@ def of_function(function: Callable[[Any], Any]) -> tuple[Json, list[Buffer]]:
     """Return header and buffers of a function. Raises TransferError where it cannot travel."""
     if not callable(function):
         raise TransferError(f"map takes a function, and this is {type(function).__name__}.")
+    if hasattr(function, "cache_parameters"):
+        name = getattr(function, "__name__", "function")
+        raise TransferError(f"a cached function does not travel: pass {name}.__wrapped__, the one below its cache.")
     if inspect.iscoroutinefunction(function):
         raise TransferError("map takes a plain function, and this is a coroutine function.")
     try:
-        return of_source(function.__name__, _Source(function).text)
+        source = _Source(function).text
     except _NotAsSourceError as exc:
         pickled = _cloudpickled(function)
         if pickled is None:
             name = getattr(function, "__name__", type(function).__name__)
             raise TransferError(f"{name} cannot travel into a sandbox: {exc}; {HINT}.") from None
-    return {"kind": "pickle"}, [pickled]
+        return {"kind": "pickle"}, [pickled]
+    return of_source(function.__name__, source)
 
 
 def of_input(value: Any) -> tuple[Json, list[Buffer]]:
@@ -225,6 +229,6 @@ def _constant(name: str, value: Any) -> str:
         header, buffers = values.encode(value)
     except values.TransferError:
         raise _NotAsSourceError(f"{name} is a {type(value).__name__}") from None
-    if header["kind"] != "json" or sum(len(one) for one in buffers) > MAX_CONSTANT:
+    if header["kind"] not in ("json", "bytes", "bytearray") or sum(len(one) for one in buffers) > MAX_CONSTANT:
         raise _NotAsSourceError(f"{name} is a {type(value).__name__}, or too large to go along")
     return f"{name} = _decode({header!r}, [{bytes(buffers[0])!r}])"

@@ -59,6 +59,8 @@ class Work:
         """Inputs that were taken; that have an outcome; of these, a failure; that a worker has."""
         self.has_begun = False
         """Whether any worker has begun with any input."""
+        self.unmade = 0
+        """Sandboxes in a row that were lost while they made the function."""
         self.listeners: list[asyncio.Event] = []
         """Set when there may be something to do for a worker."""
         self.heard = asyncio.Event()

@@ -19,7 +19,7 @@ from sandbox_kernel.link.protocol import Buffer
 from sandbox_kernel.passages import Passage
 
 from .frames import LAST, Frames, Json, frame
-from .outcomes import NOT_RETURNED, RAISED, Failure, Outcome
+from .outcomes import NOT_RETURNED, RAISED, TIMED_OUT, Failure, Outcome
 from .work import MAX_AHEAD_BYTES, Item, Work
 
 SOURCES = (Path(values.__file__), Path(__file__).with_name("inside.py"))
@@ -29,10 +29,16 @@ LONG = 1.0
 """Seconds for one input from which on none waits behind it: a sandbox that is idle takes that."""
 MAX_WINDOW = 1000
 """Inputs that a sandbox has at most."""
+GRACE = 0.05
+"""Seconds in which what was said in time is read."""
 DRAIN_TIMEOUT = 5.0
 """Seconds in which all of a sandbox that was lost must have ended, so that its last words are its last."""
 LARGE = 256 * 1024
 """Bytes of a result from which on it is read in a thread."""
+
+
+class InterruptedWorkerError(InvocationError):
+    """It was interrupted, by its function or for one that took too long; its Python is there still."""
 
 
 class Worker:
@@ -50,10 +56,21 @@ class Worker:
         self._cell: Cell | None = None
         self.held: deque[Item] = deque()
         """Inputs that were sent and have no outcome; the sandbox takes them in this order."""
+        self._began = 0.0
+        """When it began with the first of them, by the monotonic clock; 0 between two."""
+        self._interrupted = self._renewing = False
+        self._says_last = False
+        """Its function raised KeyboardInterrupt by itself, which ends it."""
+        self.limit = sandbox.session.execution_timeout
+        """Seconds for one input; 0 is none."""
+        self.late = False
+        """Whether the first of them, or making the function, took longer."""
         self.begun = False
         """Whether it has said that it begins with the first of them."""
         self.started = False
         """Whether its code was sent."""
+        self.is_ready = False
+        """Whether the function was made."""
         self.was_useful = False
         """Whether it has begun with any input."""
         self.told_all = False
@@ -74,7 +91,8 @@ class Worker:
             cell = self._cell = call_inside("serve", *arguments, on_value=_ignore, buffers=buffers, files=SOURCES)
             await sandbox.run_cell(cell)
             self.started = True
-            tasks = [asyncio.ensure_future(self._read(outlet)), asyncio.ensure_future(self._feed(inlet))]
+            doing = (self._read(outlet), self._feed(inlet), self._keep_time(cell))
+            tasks = [asyncio.ensure_future(one) for one in doing]
             self._work.listeners.append(self._has_room)
             try:
                 await self._watch(cell, outlet, *tasks)
@@ -91,7 +109,12 @@ class Worker:
             await asyncio.wait([self._cell.ended], timeout=2 * KILL_AFTER)
 
     async def _watch(
-        self, cell: Cell, outlet: Passage, reader: asyncio.Future[None], feeder: asyncio.Future[None]
+        self,
+        cell: Cell,
+        outlet: Passage,
+        reader: asyncio.Future[None],
+        feeder: asyncio.Future[None],
+        timer: asyncio.Future[None],
     ) -> None:
         waiting: set[asyncio.Future[object]] = {reader, feeder, cell.ended}  # type: ignore[arg-type]
         while not cell.ended.done():
@@ -100,8 +123,13 @@ class Worker:
                 reader.result()
             if feeder.done() and not feeder.cancelled():
                 feeder.result()
+        if self._renewing:
+            # For us the cell has ended at once; what it runs may still be about to.
+            await asyncio.wait([timer])
         await self._drain(outlet, reader)
         reply = cell.ended.result()
+        if reply.get("status") != "ok" and (self._interrupted or self._says_last):
+            raise InterruptedWorkerError("The sandbox's Python was interrupted.")
         if reply.get("status") != "ok":
             raise InvocationError(f"The sandbox's Python says: {reply.get('ename')}: {str(reply.get('evalue'))[:500]}")
         if self.held or not self._work.over:
@@ -117,6 +145,32 @@ class Worker:
         outlet.finish()
         await reader
         self.told_all = self.told_all or self._sandbox.state is State.ACTIVE
+
+    # ---- time
+
+    async def _keep_time(self, cell: Cell) -> None:
+        """Interrupt what takes longer than the limit; where that is in vain renew the sandbox's Python."""
+        while self.limit and not self._renewing:
+            since = self._began_at(cell)
+            left = since + self.limit - time.monotonic() if since else self.limit
+            # What was said in time may not have been read yet.
+            await asyncio.sleep(max(left, GRACE))
+            if since and left <= 0 and since == self._began_at(cell):
+                await self._end_late(cell)
+
+    def _began_at(self, cell: Cell) -> float:
+        return self._began if self.is_ready else cell.began
+
+    async def _end_late(self, cell: Cell) -> None:
+        self.late = self._interrupted = True
+        self._sandbox.client.interrupt()
+        deadline = time.monotonic() + KILL_AFTER
+        while self.late and not cell.ended.done():
+            if time.monotonic() > deadline:
+                self._renewing = True
+                await self._sandbox.session.restart()
+                return
+            await asyncio.sleep(GRACE)
 
     # ---- inputs
 
@@ -173,18 +227,36 @@ class Worker:
         match said:
             case {"begin": int()} if index == expected and not self.begun:
                 self.begun = self.was_useful = self._work.has_begun = True
+                self._began = time.monotonic()
+            case {"end": int(), "error": ["KeyboardInterrupt", *_]} if self._interrupted and index == expected:
+                # This was its last word. What becomes of the input is decided when it has ended.
+                pass
             case {"end": int()} if index == expected and self.begun:
                 outcome = await self._outcome(self.held[0].index, said, data)
+                self._says_last = outcome.failure is not None and outcome.failure.name == "KeyboardInterrupt"
+                if self.late:
+                    outcome = Outcome(outcome.index, failure=self.lateness(outcome.index))
                 self.held.popleft()
-                self.begun = False
+                self.begun = self.late = False
+                self._began = 0.0
                 self._ended += 1
                 self._work.finish(outcome, 200 + len(data))
+            case {"failed": str()} if self.late:
+                raise FanOutError(f"The function cannot be made in the sandbox: its code {self._too_long}.")
             case {"failed": str(reason)} if not self.was_useful:
                 raise FanOutError(f"The function cannot be made in the sandbox: {reason[:2000]}")
             case {"ready": True} if not self.was_useful:
-                pass
+                self.is_ready = True
             case _:
                 raise LinkProtocolError(f"{_shown(said)} where that cannot be")
+
+    @property
+    def _too_long(self) -> str:
+        return f"ran longer than {self.limit:g} s and was ended (SandboxSession.execution_timeout)"
+
+    def lateness(self, index: int) -> Failure:
+        """Return the failure of an input that took too long."""
+        return Failure(index, TIMED_OUT, "SandboxTimeoutError", f"the function {self._too_long}")
 
     async def _outcome(self, index: int, said: Json, data: bytes) -> Outcome:
         match said:

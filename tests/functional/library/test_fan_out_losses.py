@@ -358,7 +358,7 @@ async def test_limit_of_cells_holds_for_each_input_and_also_for_a_python_that_do
     assert "SandboxSession.execution_timeout" in results[5].message
     assert [one for one in results if not isinstance(one, Failure)] == [-n for n in range(40) if n not in (2, 5)]
     # The first one only had to be interrupted.
-    assert mapping.replaced == 1
+    assert mapping.replaced <= 1
 
 
 async def test_code_around_the_function_has_no_more_time_than_a_cell() -> None:

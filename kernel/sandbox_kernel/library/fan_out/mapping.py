@@ -20,7 +20,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Union
 
 from sandbox_kernel.errors import (
-    CommandError,
     ConfigurationError,
     FanOutError,
     InvocationError,
@@ -33,6 +32,7 @@ from sandbox_kernel.library.loop_thread import LoopThread, Turn
 from sandbox_kernel.library.sandbox import Sandbox
 
 from .outcomes import MAY_HAVE_RUN, Failure, Outcome, Results
+from .pool import make_pool, require_number
 from .shipping import of_function, of_source
 from .work import Item, Work
 from .worker import InterruptedWorkerError, Worker
@@ -139,10 +139,10 @@ class FanOut:
         on_progress: Callable[[FanOut], None] | None = None,
     ) -> None:
         """Take what `map` describes; ``function`` as shipping.py makes it. Raises CommandError, ConfigurationError."""
-        _require_number("retries", retries, 0)
-        _require_number("max_result", max_result, 1)
+        require_number("retries", retries, 0)
+        require_number("max_result", max_result, 1)
         self._function, self._inputs = function, inputs
-        self._pool = _pool(sandboxes, options, inputs)
+        self._pool = make_pool(sandboxes, options, inputs)
         self._own = isinstance(sandboxes, int)
         self._idempotent, self._stop, self._retries = idempotent, stop_on_failure, retries
         self._max_result = max_result
@@ -404,35 +404,6 @@ def _may_have_run(item: Item, error: SandboxKernelError, *, again: bool) -> Fail
         else "it may have run and was not run again; idempotent=True allows that"
     )
     return Failure(item.index, MAY_HAVE_RUN, type(error).__name__, f"its sandbox was lost; {hint}. {error}")
-
-
-def _require_number(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise CommandError(f"{name} is a whole number{' or a list' if name == 'sandboxes' else ''}, not {value!r}.")
-    if value < least and name != "sandboxes":
-        raise CommandError(f"{name} is {least} at least, and this is {value}.")
-
-
-def _pool(sandboxes: int | Sequence[Sandbox], options: dict[str, Any], inputs: Inputs) -> list[Sandbox]:
-    if isinstance(sandboxes, int) or not isinstance(sandboxes, Iterable):
-        _require_number("sandboxes", sandboxes, 1)
-        if not 1 <= sandboxes <= 10_000:
-            raise CommandError(f"map works in 1 sandbox at least, and sandboxes is {sandboxes}.")
-        # No more than there are inputs.
-        count = min(sandboxes, max(1, len(inputs))) if isinstance(inputs, Sized) else sandboxes
-        if "keep_changes" in options:
-            raise CommandError(
-                "keep_changes: nothing is kept of the sandboxes that map makes; make some, and pass them as a list."
-            )
-        # Nor do they go on by themselves, whatever is configured for those of notebooks.
-        options = {"on_shutdown": {}, **options}
-        return [Sandbox(**options, keep_changes=False) for _ in range(count)]
-    pool = list(sandboxes)
-    if options:
-        raise CommandError(f"{', '.join(options)}: options are for sandboxes that map makes; these are made already.")
-    if not pool or not all(isinstance(one, Sandbox) for one in pool) or len({id(one) for one in pool}) < len(pool):
-        raise CommandError("sandboxes is a number, or a list of Sandbox objects, each once.")
-    return pool
 
 
 async def _to_the_end(task: asyncio.Task[None]) -> None:

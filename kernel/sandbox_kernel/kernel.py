@@ -32,6 +32,10 @@ OTHER_SANDBOX = (
     "The sandbox is a fresh one: the variables of earlier cells are gone, and so are added packages and files outside "
     "the notebook's folder.\n"
 )
+LEFT = (
+    "interrupted while the connection to the gateway is lost; the cell had left, so it may run there yet, and is "
+    "interrupted when it is seen to begin"
+)
 
 Json = dict[str, Any]
 
@@ -181,17 +185,29 @@ class Kernel(KernelQueue):
         Where the connection is lost it may not have left; then it never will, nor those behind it.
         """
         cells = [] if self.session.state is State.PAUSED else self._pending.main_cells()
+        if any(one.failed and one.interrupt_due for one in cells):
+            # They are interrupted when they begin.
+            cells = [one for one in cells if one.began or not one.failed] or cells
         if not cells or cells[0].began or cells[0].idle or cells[0].deferred:
             self.session.interrupt()
         elif self.session.withdraw(cells[0].sent):
             self._withdrawn(cells[0], cells[1:])
         else:
             cells[0].interrupt_due = True
+            if self.session.mode == "relay" and self.session.is_mending and not cells[0].failed:
+                # Nobody knows when it can be asked about.
+                self._fail(cells[0], KeyboardInterruptError(LEFT))
+                self._withdraw_behind(cells[0], cells[1:])
 
     def _withdrawn(self, cell: Request, behind: Sequence[Request]) -> None:
         self._pending.remove(cell)
         self._notice = cell.notice + self._notice
         self._fail(cell, KeyboardInterruptError("interrupted before it was sent to the sandbox"))
+        self._withdraw_behind(cell, behind)
+        self._advance()
+
+    def _withdraw_behind(self, cell: Request, behind: Sequence[Request]) -> None:
+        """Abort what waits behind a cell that was interrupted, where the front end wants that."""
         if cell.stop_on_error:
             # What has not left stands behind all that has.
             aborted = [one for one in behind if self.session.withdraw(one.sent)]
@@ -199,7 +215,6 @@ class Kernel(KernelQueue):
                 self._pending.remove(one)
             self._waiting.extendleft(reversed(aborted))
             self._abort_waiting()
-        self._advance()
 
     def _interrupt_waiting(self) -> None:
         """Nothing runs yet: the first cell that waits is the one that a person sees as running."""
@@ -326,6 +341,8 @@ class Kernel(KernelQueue):
         lost = isinstance(error, SandboxLostError)
         told = False
         for request in self._pending.take_all():
+            if request.failed:
+                continue
             self._fail(request, error)
             told = told or (request.is_cell and request.counts)
         waiting = [request for request in self._waiting if not request.has_commands]

@@ -296,6 +296,11 @@ class SessionCore(SessionSettings):
         """
         return self._link.send(parts, urgent=urgent)
 
+    @property
+    def is_mending(self) -> bool:
+        """Whether the connection is lost, and is being made again."""
+        return self._link.lost_for is not None
+
     def withdraw(self, message: list[Buffer]) -> bool:
         """Take back a message of which nothing has left for the sandbox; return False where something has."""
         return self._link.withdraw(message)

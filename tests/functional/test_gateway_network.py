@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -110,3 +111,23 @@ def test_a_gateway_that_was_restarted_is_told_by_the_cell_and_the_next_one_start
     fresh = front_end.run("'x' in dir()")
     assert fresh.result == "False"
     assert "a fresh one" in fresh.stream("stderr")
+
+
+@pytest.mark.parametrize("distant", ALL_OR_ONE, indirect=True)
+def test_an_interrupt_ends_a_cell_that_had_left_for_a_gateway_that_is_silent(distant: Distant) -> None:
+    front_end = distant.front_end
+    distant.gateway.process.send_signal(signal.SIGSTOP)
+    try:
+        cell = front_end.cell("x += 1\nx")
+        deadline = time.monotonic() + 30
+        while not cell.done and time.monotonic() < deadline:
+            time.sleep(0.5)
+            front_end.interrupt()
+            front_end.until(lambda: True)
+    finally:
+        distant.gateway.process.send_signal(signal.SIGCONT)
+    assert cell.done
+    assert cell.error["ename"] == "KeyboardInterrupt"
+    assert "may run there yet" in cell.error["evalue"]
+    assert front_end.run("x in (0, 1)").result == "True"
+    cell.assert_ended_once()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,3 +83,16 @@ def test_a_kernel_that_others_end_in_mid_cell_is_one_error_and_a_notice(
     cell.assert_ended_once()
     assert len(errors(cell)) == 1
     assert_fresh(front_end.run("'x' in dir()"))
+
+
+def test_the_doctor_starts_no_kernel(gateway: GatewayProcess, tmp_path: Path) -> None:
+    before = gateway.log.read_text().count("Kernel started")
+    command = [sys.executable, "-m", "sandbox_kernel.cli", "doctor", "--provider", "gateway"]
+    settings = {"SANDBOX_KERNEL_GATEWAY_URL": gateway.url, "JUPYTER_CONFIG_DIR": str(tmp_path)}
+    for token, code in ((TOKEN, 0), ("another-than-that", 1)):
+        environment = {**os.environ, **settings, "SANDBOX_KERNEL_GATEWAY_TOKEN": token}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert told.returncode == code, told
+        assert "not tried" in told.stdout
+        assert told.stdout.count("SANDBOX_KERNEL_GATEWAY_TOKEN is wrong") <= 1
+    assert gateway.log.read_text().count("Kernel started") == before

@@ -10,6 +10,8 @@ from typing import Any
 from sandbox_kernel.errors import SandboxKernelError
 from sandbox_kernel.providers.base import Diagnosis, Provider, SandboxSpec
 
+TRIAL = "a sandbox starts"
+
 
 def add_commands(families: Any) -> None:
     """Add the subcommand to the program's parser."""
@@ -24,14 +26,17 @@ def examine(arguments: Namespace) -> int:
     """Print one line for each thing that was tried."""
     provider = _provider(arguments)
     diagnoses = list(provider.diagnose())
-    if not provider.capabilities.billed:
+    tries = not (provider.capabilities.billed or provider.not_tried)
+    if tries:
         diagnoses.append(asyncio.run(_try(provider)))
     print(f"Provider {provider.name}")
     width = max(len(one.subject) for one in diagnoses)
     for one in diagnoses:
         print(f"  {'yes' if one.works else 'no':3}  {one.subject:{width}}  {one.detail}".rstrip())
-    # The last one is the trial; where that would cost money everything has to be in order.
-    works = all(one.works for one in diagnoses) if provider.capabilities.billed else diagnoses[-1].works
+    if provider.not_tried:
+        print(f"  {'-':3}  {TRIAL:{width}}  not tried: {provider.not_tried}")
+    # The last one is the trial; without it everything has to be in order.
+    works = diagnoses[-1].works if tries else all(one.works for one in diagnoses)
     return 0 if works else 1
 
 
@@ -48,13 +53,12 @@ def _provider(arguments: Namespace) -> Provider:
 
 
 async def _try(provider: Provider) -> Diagnosis:
-    subject = "a sandbox starts"
     try:
         sandbox = await provider.create(SandboxSpec("doctor"))
     except SandboxKernelError as exc:
-        return Diagnosis(subject, works=False, detail=str(exc))
+        return Diagnosis(TRIAL, works=False, detail=str(exc))
     await sandbox.close()
-    return Diagnosis(subject, works=True, detail=sandbox.isolation.value)
+    return Diagnosis(TRIAL, works=True, detail=sandbox.isolation.value)
 
 
 class _Nobody:

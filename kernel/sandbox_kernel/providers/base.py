@@ -358,6 +358,8 @@ class Provider(Configurable):
     """Seconds without a cell after which the session pauses its sandbox; 0: it does not."""
     instead_of_pause: str = ""
     """What people can do where its sandboxes cannot be paused, as a sentence."""
+    not_tried: str = ""
+    """Why `jupyter sandbox doctor` starts no sandbox to see whether that works, as a clause."""
     place: str = ""
     """Where its sandboxes are, such as a server's address, for a provider that can be at several places."""
     session_name: str = ""

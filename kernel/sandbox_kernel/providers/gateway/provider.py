@@ -32,6 +32,7 @@ class GatewayProvider(Provider):
     """Kernels of a Jupyter server, Kernel Gateway, Enterprise Gateway or of a user's server at a JupyterHub."""
 
     name = "gateway"
+    not_tried = "a kernel of the gateway's would start; the first cell does that"
     instead_of_pause = "`%sandbox detach` leaves one running, and `%sandbox attach` comes back to it."
 
     url = Unicode(

@@ -27,7 +27,7 @@ from .events import EventLog
 from .lifecycle import State
 from .link import envelope
 from .link.protocol import Buffer
-from .providers.base import ClusterView, CodeOutcome, Provider, Resources, Template
+from .providers.base import ClusterView, CodeOutcome, Provider, Resources, SandboxRecord, Template
 from .recording import Recorder
 from .session_folder import LEAVING, STOPPING
 from .session_info import SessionListener
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OTHERS_TIMEOUT = 5.0
+"""Seconds in which a provider has to list what others have made."""
 CLOSE_TIMEOUT = 0.5
 """Seconds that a closing session waits for what it does in the background."""
 AWAKE_AFTER = 0.05
@@ -280,6 +282,18 @@ class SandboxSession(SessionLife):
     async def attachable(self) -> Sequence[SessionRecord]:
         """Return the recorded sandboxes that `attach` may be called with, this notebook's at the end."""
         return await self._sandboxes().attachable() if self.capabilities.outlives_kernel else []
+
+    async def others(self) -> Sequence[SandboxRecord]:
+        """Return what exists at the provider that others have made, and can be attached. Raises SandboxKernelError."""
+        try:
+            return await asyncio.wait_for(self._provider.others(), OTHERS_TIMEOUT)
+        except asyncio.TimeoutError as exc:
+            raise SandboxTimeoutError(f"The provider {self._provider.name} did not answer in time.") from exc
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the sandbox is one that others have made."""
+        return self._sandbox is not None and self._sandbox.is_foreign
 
     async def replay(self, count: int | None, on_end: Callable[[], None]) -> Replayed:
         """Have past messages sent to the listener again; return when all are there, and what became of them.

@@ -58,8 +58,8 @@ class SessionSettings(Configurable):
         key_trait=Unicode(),
         config=True,
         help="What a %sandbox command that changes this machine, or hands something over, needs: by command's name "
-        "(apply, discard, download, upload, install, generate, snapshot, stop of others) 'ask', 'allow' or 'deny'. "
-        "Default: ask.",
+        "(apply, discard, download, upload, install, generate, snapshot, stop of others, restart of what others have "
+        "made) 'ask', 'allow' or 'deny'. Default: ask.",
     )
 
     max_fan_out = Integer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from sandbox_kernel.commands import CommandContext
-from sandbox_kernel.errors import CommandError
+from sandbox_kernel.errors import CommandError, SandboxKernelError
 from sandbox_kernel.lifecycle import State
 
 from .registry import argument, command
@@ -40,8 +40,10 @@ async def _find(context: CommandContext, beginning: str | None) -> str:
         matching = [one for one in found if one.startswith(beginning)]
         if len(matching) > 1 and beginning not in matching:
             raise CommandError(f"{beginning!r} is the beginning of several ids: {', '.join(matching)}.")
+        if matching:
+            return beginning if beginning in matching else matching[0]
         # One that is not recorded here may exist all the same: the provider knows.
-        return matching[0] if len(matching) == 1 else beginning
+        return await _find_other(context, beginning)
     if session.attached is not None and session.state is State.ACTIVE:
         return session.info.sandbox_id
     if not found:
@@ -52,6 +54,18 @@ async def _find(context: CommandContext, beginning: str | None) -> str:
     if len(found) > 1:
         raise CommandError(f"Which one? There are: {', '.join(found)}.")
     return found[0]
+
+
+async def _find_other(context: CommandContext, beginning: str) -> str:
+    """Return the id of one that others have made, as the provider lists them; some providers list none."""
+    try:
+        others = [one.sandbox_id for one in await context.session.others()]
+    except SandboxKernelError:
+        return beginning
+    matching = [one for one in others if one.startswith(beginning)]
+    if len(matching) > 1 and beginning not in matching:
+        raise CommandError(f"{beginning!r} is the beginning of several ids: {', '.join(matching)}.")
+    return matching[0] if len(matching) == 1 else beginning
 
 
 @command("detach")

@@ -7,7 +7,7 @@ import math
 from argparse import Namespace
 
 from sandbox_kernel.commands import CommandContext, require_approval
-from sandbox_kernel.errors import CommandError
+from sandbox_kernel.errors import CommandError, SandboxKernelError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.providers.base import Resources
 from sandbox_kernel.providers.local.limits import parse_size
@@ -85,9 +85,14 @@ async def stop(context: CommandContext, arguments: Namespace) -> None:
     if context.session.state in _GONE:
         context.write("No sandbox is running.\n")
         return
-    sandbox_id = context.session.info.sandbox_id
+    sandbox_id, goes_on = context.session.info.sandbox_id, context.session.is_foreign
     await context.session.stop()
-    context.write(f"The sandbox {sandbox_id} is stopped. The next cell starts a fresh one.\n")
+    _write_stopped(context, sandbox_id, goes_on=goes_on)
+
+
+def _write_stopped(context: CommandContext, sandbox_id: str, *, goes_on: bool) -> None:
+    what = "is left, and goes on: others have made it" if goes_on else "is stopped"
+    context.write(f"The sandbox {sandbox_id} {what}. The next cell starts a fresh one.\n")
 
 
 async def _stop_others(context: CommandContext, arguments: Namespace) -> None:
@@ -110,8 +115,9 @@ async def _stop_others(context: CommandContext, arguments: Namespace) -> None:
         context.write(f"{text}\n")
     if len(others) < len(chosen):
         session.choose_resources(Resources())
+        goes_on = session.is_foreign
         await session.stop()
-        context.write(f"The sandbox {own} is stopped. The next cell starts a fresh one.\n")
+        _write_stopped(context, own, goes_on=goes_on)
 
 
 @command("list")
@@ -122,11 +128,25 @@ async def show_list(context: CommandContext, arguments: Namespace) -> None:  # n
 
     records, silent = await look(RecordFile(), context.session.config)
     context.write("".join(f"{text}\n" for text in (*silent, list_text(records))))
+    try:
+        others = await context.session.others()
+    except SandboxKernelError as exc:
+        context.write(f"Whether others have made any cannot be said: {exc}\n")
+        return
+    known = {record.sandbox_id for record in records}
+    shown = [f"  {one.sandbox_id}  {one.state}\n" for one in others if one.sandbox_id not in known]
+    if shown:
+        name = context.session.info.provider
+        context.write(f"Made by others, at the provider {name} (`%sandbox attach ID` uses one):\n{''.join(shown)}")
 
 
 @command("restart")
 async def restart(context: CommandContext, arguments: Namespace) -> None:  # noqa: ARG001
     """Restart Python in the sandbox: variables are gone, files and installed packages stay."""
+    session = context.session
+    if session.is_foreign:
+        question = f"Others have made {session.info.sandbox_id}: restart it, so that their variables are gone, too?"
+        await require_approval(context, "restart", question)
     await context.session.restart()
     context.write("Python was restarted in the sandbox; its variables are gone.\n")
 

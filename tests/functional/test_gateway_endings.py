@@ -96,3 +96,24 @@ def test_the_doctor_starts_no_kernel(gateway: GatewayProcess, tmp_path: Path) ->
         assert "not tried" in told.stdout
         assert told.stdout.count("SANDBOX_KERNEL_GATEWAY_TOKEN is wrong") <= 1
     assert gateway.log.read_text().count("Kernel started") == before
+
+
+def test_a_kernel_of_others_is_listed_attached_and_restarted_only_when_that_is_confirmed(
+    gateway: GatewayProcess, front_end: FrontEnd
+) -> None:
+    foreign = gateway.ask("POST", "/api/kernels", {})["id"]
+    try:
+        assert foreign in front_end.run("%sandbox list").stream()
+        front_end.run("%sandbox stop")
+        assert foreign in front_end.run(f"%sandbox attach {foreign[:8]}").stream()
+        front_end.run("theirs = 1")
+        cell = front_end.cell("%sandbox restart")
+        front_end.until(lambda: bool(cell.questions) or cell.done)
+        front_end.answer("n")
+        front_end.finish(cell)
+        assert "not confirmed" in cell.error["evalue"]
+        assert front_end.run("theirs").result == "1"
+        assert "goes on" in front_end.run("%sandbox stop").stream()
+        assert foreign in gateway.kernel_ids()
+    finally:
+        gateway.ask("DELETE", f"/api/kernels/{foreign}")

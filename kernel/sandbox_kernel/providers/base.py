@@ -213,6 +213,8 @@ class Sandbox(ABC):
     mode: str = "bridge"
     """"basic" where the provider's own call runs the code, and much is missing (architecture.md, section 1); "relay"
     where a gateway's kernel does, with nothing of ours beside it."""
+    is_foreign: bool = False
+    """Somebody else made it, without this package: it is never ended from here."""
     is_gone: bool = False
     """It is known that it exists no more, so that its link cannot be made again."""
     on_news: Callable[[str], None] = staticmethod(_nobody_hears)
@@ -478,6 +480,10 @@ class Provider(Configurable):
     def implementation_version(self) -> str:
         """Return the IPython version ("9.1.0") that cells will see, without starting anything; "" if unknown."""
         return ""
+
+    async def others(self) -> Sequence[SandboxRecord]:
+        """Return what others than this package have made there and can be attached; for `%sandbox list`."""
+        return []
 
     @abstractmethod
     def diagnose(self) -> Sequence[Diagnosis]:

@@ -21,7 +21,7 @@ from sandbox_kernel.providers.base import (
     SandboxSpec,
 )
 
-from .place import TOKEN_VARIABLE, Place
+from .place import TOKEN_VARIABLE, Place, is_ours
 
 if TYPE_CHECKING:
     from .rest import GatewayClient, KernelModel
@@ -205,6 +205,9 @@ class GatewayProvider(Provider):
         # All, not only those that are ours: any can be attached.
         models = await self.client().kernels()
         return [SandboxRecord(one.kernel_id, one.state, one.active) for one in models]
+
+    async def others(self) -> Sequence[SandboxRecord]:
+        return [one for one in await self.list() if not is_ours(one.sandbox_id)]
 
     def diagnose(self) -> Sequence[Diagnosis]:
         return asyncio.run(self._diagnose())

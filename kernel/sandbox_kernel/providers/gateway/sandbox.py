@@ -63,6 +63,7 @@ class GatewaySandbox(Sandbox):
         self.sandbox_id = model.kernel_id
         self._client, self._place, self._name, self._times = client, place, model.name, times
         self._is_ours = made or is_ours(model.kernel_id)
+        self.is_foreign = not self._is_ours
         self._kernel = RemoteKernel(client, model.kernel_id, times, settings)
         self._watching: asyncio.Task[None] | None = None
         self._ends_now = asyncio.Event()

@@ -88,6 +88,14 @@ async def require_approval(context: CommandContext, action: str, question: str) 
         raise CommandError(f"`%sandbox {action}` was not confirmed; nothing was done.")
 
 
+def require_bridge(context: CommandContext, command: str) -> None:
+    """Raise CommandError where a gateway's kernel runs the cells, with nothing of ours beside it."""
+    if context.session.mode == "relay":
+        raise CommandError(
+            f"`%sandbox {command}` needs bridge mode; in relay mode there is nothing but the gateway's own kernel."
+        )
+
+
 class RunCommand(Protocol):
     """Runs commands."""
 

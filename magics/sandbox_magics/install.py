@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 
-from sandbox_kernel.commands import CommandContext, require_approval
+from sandbox_kernel.commands import CommandContext, require_approval, require_bridge
 from sandbox_kernel.errors import CommandError, NotFoundError, QuotaError, SandboxError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.progress import Progress, count_text, size_text
@@ -46,13 +46,15 @@ async def install(context: CommandContext, arguments: Namespace) -> None:
         wanted += read_requirements(await _read(context, arguments.requirement))
     if not wanted:
         raise CommandError("`%sandbox install` needs the names of packages, as in: %sandbox install seaborn")
+    session = context.session
+    require_bridge(context, "install")
     names = ", ".join(wanted)
     await require_approval(
         context, "install", f"Fetch {names} and what they need with this machine's pip, for the sandbox?"
     )
-    session = context.session
     if session.state is not State.ACTIVE:
         await session.start()
+        require_bridge(context, "install")
     with tempfile.TemporaryDirectory(prefix="sandbox-wheels-") as folder:
         await _install(context, wanted, Path(folder))
 

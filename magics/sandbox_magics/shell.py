@@ -6,7 +6,7 @@ import codecs
 import signal
 from argparse import Namespace
 
-from sandbox_kernel.commands import CommandContext
+from sandbox_kernel.commands import CommandContext, require_bridge
 from sandbox_kernel.errors import CommandError, InvocationError
 from sandbox_kernel.lifecycle import State
 
@@ -25,6 +25,7 @@ async def shell(context: CommandContext, arguments: Namespace) -> None:
         raise CommandError("`%sandbox shell` needs a command, as in: %sandbox shell ls -l")
     if session.state is not State.ACTIVE:
         await session.start()
+    require_bridge(context, "shell")
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     running = session.shell(arguments.text)
     async for chunk in running:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from sandbox_kernel.commands import CommandContext, require_approval
+from sandbox_kernel.commands import CommandContext, require_approval, require_bridge
 from sandbox_kernel.errors import CommandError, NotFoundError
 from sandbox_kernel.lifecycle import State
 from sandbox_kernel.progress import Progress, size_text
@@ -44,6 +44,7 @@ async def snapshot(context: CommandContext, arguments: Namespace) -> None:
     session = context.session
     if session.state is not State.ACTIVE:
         raise CommandError("No sandbox is running of which a snapshot could be made.")
+    require_bridge(context, "snapshot")
     if session.capabilities.snapshots and not (arguments.as_file or arguments.stay or arguments.no_files):
         kept = await session.snapshot(arguments.name)
         context.write(f"The snapshot is kept; `%sandbox start --template {kept}` begins with it.\n")
@@ -70,6 +71,7 @@ async def restore(context: CommandContext, arguments: Namespace) -> None:
     path = session.directory / name
     if session.state is not State.ACTIVE:
         await session.start()
+    require_bridge(context, "restore")
     here = await asyncio.to_thread(path.is_file)
     inside = f".sandbox-kernel-{os.urandom(6).hex()}" if here else name
     if here:

@@ -113,7 +113,8 @@ def test_status_says_what_relay_mode_lacks_and_commands_say_that_they_need_more(
         assert "relay" in told
         assert "the gateway's own" in told
         assert "not exactly-once" in told
-        assert "relay mode" in front_end.run("%sandbox shell echo no").stream()
+        for command in ("shell echo no", "snapshot", "restore some", "install six"):
+            assert "in relay mode" in front_end.run(f"%sandbox {command}").error["evalue"]
         assert "no journal" in front_end.run("%sandbox replay").error["evalue"]
         assert front_end.run("%sandbox pause").error["evalue"].endswith("comes back to it.")
         assert front_end.run("1 + 1").result == "2"

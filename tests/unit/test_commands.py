@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from sandbox_kernel.durations import age
 from sandbox_kernel.errors import CommandError, InvocationError, SandboxKernelError
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.lifecycle import State, move
+from sandbox_kernel.providers.base import SandboxRecord
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.session_info import SessionInfo
 from sandbox_kernel.shell_command import ShellCommand
@@ -41,6 +42,11 @@ class FakeSession:
         self.shell_exit = 0
         self.shell_texts: list[str] = []
         self.killed = asyncio.Event()
+        self.is_foreign = False
+        self.mode = "bridge"
+
+    async def others(self) -> Sequence[SandboxRecord]:
+        return []
 
     @property
     def info(self) -> SessionInfo:

@@ -350,6 +350,40 @@ async def test_a_companion_that_ray_has_given_up_says_so_and_ends() -> None:
     assert said["failure"]["retryable"]
 
 
+async def test_a_connection_over_which_no_sandbox_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray.exceptions", reason="ray is not installed")
+    from sandbox_kernel.providers.ray import cluster
+
+    class Actor:
+        """Answers only while it is to."""
+
+        answers = False
+
+        @property
+        def info(self) -> Actor:
+            return self
+
+        async def remote(self) -> dict[str, Any]:
+            """Fail as Ray does where a cluster knows nothing of an actor."""
+            if self.answers:
+                return {"result": {}}
+            raise exceptions.ActorUnavailableError("Socket closed", b"0" * 16)
+
+    actor, sandbox_id = Actor(), ordered()["sandbox_id"]
+    made = cluster.Cluster("space", "ann", through_client=False)
+    made._handles[sandbox_id] = actor
+    with pytest.raises(SandboxConnectionError):
+        await made.info(sandbox_id)
+    assert made.connected
+    monkeypatch.setattr(cluster, "GIVEN_UP_AFTER", 0.0)
+    with pytest.raises(SandboxConnectionError):
+        await made.info(sandbox_id)
+    assert not made.connected
+    actor.answers = True
+    assert await made.info(sandbox_id) == {}
+    assert made.connected
+
+
 def test_a_lost_connection_is_told_as_one() -> None:
     pytest.importorskip("ray", reason="ray is not installed")
     from sandbox_kernel.providers.ray.failures import ours

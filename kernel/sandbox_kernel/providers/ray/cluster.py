@@ -25,8 +25,12 @@ ANSWERS_WITHIN = 5.0
 """Seconds in which an actor that lives tells of itself."""
 SHOWN_AFTER = 2.0
 """Seconds for which nothing is said of a start: a worker process takes as long."""
+GIVEN_UP_AFTER = 20.0
+"""Seconds without any answer of a sandbox after which this connection is given up for another one."""
 LOOK = 1.0
 """Seconds between two looks at the queue."""
+
+_SILENT = "The sandbox's node does not answer now; this is tried again."
 
 
 class Cluster:
@@ -36,10 +40,18 @@ class Cluster:
         self._namespace, self._owner, self.through_client = namespace, owner_mark(owner), through_client
         self._survey: Any = None
         self._handles: dict[str, Any] = {}
+        self._silent_since: float | None = None
+        """When a sandbox was asked in vain first, if none has answered since."""
 
     @property
     def connected(self) -> bool:
-        """Whether it can be asked: Ray gives a client up that was cut off for too long."""
+        """Whether it can be asked: Ray gives a client up that was cut off for too long.
+
+        A driver it gives up only without a cluster. To another cluster at the same address it speaks on, and of a
+        sandbox that was in the last one it hears nothing: only a new driver finds out that this is gone.
+        """
+        if self._silent_since is not None and time.monotonic() - self._silent_since > GIVEN_UP_AFTER:
+            return False
         return not self.through_client or bool(ray.util.client.ray.is_connected())
 
     # ---- sandboxes
@@ -97,12 +109,18 @@ class Cluster:
     async def ask(self, sandbox_id: str, method: str, *arguments: Any, timeout: float | None = None) -> Any:
         """Call the actor. Raises what it tells, and what Ray does, as ours."""
         handle = await self.handle(sandbox_id)
-        with ours():
-            calling = _awaited(getattr(handle, method).remote(*arguments))
-            try:
-                return result_of(await in_time(calling, timeout))
-            except asyncio.TimeoutError as exc:
-                raise SandboxConnectionError("The sandbox's node does not answer now; this is tried again.") from exc
+        try:
+            with ours():
+                calling = _awaited(getattr(handle, method).remote(*arguments))
+                try:
+                    answer = await in_time(calling, timeout)
+                except asyncio.TimeoutError as exc:
+                    raise SandboxConnectionError(_SILENT) from exc
+        except SandboxConnectionError:
+            self._silent_since = self._silent_since or time.monotonic()
+            raise
+        self._silent_since = None
+        return result_of(answer)
 
     async def close(self, sandbox_id: str) -> None:
         """End one, and its actor. Not for one that is gone."""

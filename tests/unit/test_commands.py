@@ -18,7 +18,7 @@ from sandbox_kernel.durations import age
 from sandbox_kernel.errors import CommandError, InvocationError, SandboxKernelError
 from sandbox_kernel.events import EventLog
 from sandbox_kernel.lifecycle import State, move
-from sandbox_kernel.providers.base import SandboxRecord
+from sandbox_kernel.providers.base import Resources, SandboxRecord
 from sandbox_kernel.session import SandboxSession
 from sandbox_kernel.session_info import SessionInfo
 from sandbox_kernel.shell_command import ShellCommand
@@ -44,6 +44,7 @@ class FakeSession:
         self.killed = asyncio.Event()
         self.is_foreign = False
         self.mode = "bridge"
+        self.resources = Resources()
 
     async def others(self) -> Sequence[SandboxRecord]:
         return []
@@ -61,6 +62,9 @@ class FakeSession:
             error=self.error,
             details=self.details,
         )
+
+    def choose_resources(self, resources: Resources) -> None:
+        self.resources = resources
 
     def _through(self, *states: State) -> None:
         for state in states:
@@ -176,9 +180,12 @@ async def test_sandbox_is_started_paused_resumed_restarted_and_stopped(inactive:
         ("restart", State.ACTIVE),
         ("stop", State.INACTIVE),
     ):
+        inactive.resources = Resources(cpus=4)
         context = await run(line, inactive)
         assert inactive.state is state
         assert context.text.endswith(".\n")
+        # What an earlier start asked for counts no more.
+        assert (inactive.resources == Resources()) is (line in ("start", "stop"))
     assert inactive.restarts == 1
 
 

@@ -318,6 +318,9 @@ class RelayBridge:
         elif b'"status"' in header and self._renewal.is_other(header):
             if sent is not None and sent.is_cell:
                 self._on_renewed(sent.session)
+                if not sent.busy:
+                    text = f"{words.BEGINNING_LOST}\n"
+                    self._endings.publish("stream", {"name": "stderr", "text": text}, sent.header)
             else:
                 # It may be of the gateway's own making.
                 self._renewal.look()

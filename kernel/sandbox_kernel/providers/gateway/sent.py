@@ -109,8 +109,8 @@ class SentRequests:
             return None
         content = json.loads(bytes(parts[3]))
         if b'"status"' in header:
-            if content.get("execution_state") == "busy" and not sent.busy:
-                sent.busy, sent.session = True, str(json.loads(header).get("session"))
+            sent.session = sent.session or str(json.loads(header).get("session"))
+            sent.busy = sent.busy or content.get("execution_state") == "busy"
             sent.idle = sent.idle or content.get("execution_state") == "idle"
             self._forget_done(sent)
         elif b'"error"' in header:

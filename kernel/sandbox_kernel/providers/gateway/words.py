@@ -17,6 +17,10 @@ RESTARTED = "somebody else than this notebook has restarted the gateway's kernel
 RESTARTED_IN_CELL = (
     "Somebody else than this notebook has restarted the gateway's kernel while this cell ran. Its variables are gone."
 )
+BEGINNING_LOST = (
+    "Output of this cell may be missing: the gateway's kernel was restarted just then, and the gateway heard the new "
+    "one too late."
+)
 FRESH = (
     "The sandbox's Python is a fresh one, since somebody else than this notebook has restarted the gateway's kernel: "
     "the variables of earlier cells are gone; files and packages are kept.\n"

@@ -331,13 +331,13 @@ async def test_a_cell_that_shows_much_keeps_nobody_from_the_event_loop() -> None
     event = ToolResult(text=as_mark("stderr", text="x") * 400_000 + "rest<sbx")
     shown.on_event(event)
     finishing = asyncio.ensure_future(shown.finish())
-    longest = 0.0
+    most = before = 0
     while not finishing.done():
-        began = time.monotonic()
         await asyncio.sleep(0)
-        longest = max(longest, time.monotonic() - began)
+        most, before = max(most, len(seen) - before), len(seen)
     assert len(seen) == 400_002
-    assert longest < 0.3
+    # In one turn of the loop only a part of it is shown.
+    assert most < 200_000
 
 
 # ---- a stream of calls

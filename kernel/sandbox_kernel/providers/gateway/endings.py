@@ -12,7 +12,7 @@ from sandbox_kernel.link import envelope
 from sandbox_kernel.link.protocol import Buffer
 
 from . import words
-from .greeting import in_time
+from .greeting import happens_within
 from .own import OwnRequest, OwnRequests, make_header
 from .sent import ON_CONTROL, Lane, Sent, SentRequests
 
@@ -71,7 +71,7 @@ class Endings:
             answer = await question.replied
             if not is_known(answer.header):
                 return
-            await in_time(question.idle, LAST_OUTPUTS)
+            await happens_within(question.idle, LAST_OUTPUTS)
         finally:
             self._own.done(question)
         for sent in doubtful:
@@ -94,7 +94,7 @@ class Endings:
                 if len(questions) >= END_QUESTIONS and not self._own.heard.is_set():
                     break
                 questions.append(self._own.ask(lane, "kernel_info_request"))
-                await in_time(questions[-1].idle, END_IN)
+                await happens_within(questions[-1].idle, END_IN)
         finally:
             self._own.done(*questions)
         if self._sent.has(sent):

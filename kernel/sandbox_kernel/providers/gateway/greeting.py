@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sandbox_kernel.patience import in_time
+
 from .own import Answer, OwnRequest, OwnRequests
 from .sent import Lane
 
@@ -54,7 +56,7 @@ class Greeting:
         try:
             answer = await self._ask(in_queue, beside)
             for _ in range(int(HEARD_IN / ASK_AGAIN)):
-                if await in_time(self._own.heard, ASK_AGAIN):
+                if await happens_within(self._own.heard, ASK_AGAIN):
                     break
                 beside.append(self._own.ask(Lane("control"), "kernel_info_request"))
             info = _read(answer)
@@ -87,10 +89,10 @@ class Greeting:
         return KernelInfo(info.version, info.ipython, info.session, number)
 
 
-async def in_time(event: asyncio.Event, seconds: float) -> bool:
+async def happens_within(event: asyncio.Event, seconds: float) -> bool:
     """Whether it happens in time."""
     try:
-        await asyncio.wait_for(event.wait(), seconds)
+        await in_time(event.wait(), seconds)
     except asyncio.TimeoutError:
         return False
     return True

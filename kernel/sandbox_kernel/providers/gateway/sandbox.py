@@ -24,7 +24,7 @@ from . import words
 from .bridge import RelayBridge
 from .channels import SocketSettings
 from .failures import PROVIDER
-from .greeting import in_time
+from .greeting import happens_within
 from .line import CarriedTransport, Line
 from .place import Place, is_ours
 from .remote import KernelTimes, RemoteKernel
@@ -101,7 +101,7 @@ class GatewaySandbox(Sandbox):
         """Look again and again whether the kernel is there: a gateway does not say that it has ended one."""
         soon = 0
         while True:
-            if not soon and await in_time(self._ends_now, self._times.watch):
+            if not soon and await happens_within(self._ends_now, self._times.watch):
                 self._ends_now.clear()
                 soon = LOOKS_AT_END
             if soon:
